@@ -1,0 +1,55 @@
+# make speedrun : train a chat model from nothing, then talk to it      make help : everything else
+
+SHELL := /bin/bash
+PYTHON ?= python3
+PROFILE ?= laptop
+BIN := .venv/bin
+RUN := PYTHON="$(PYTHON)" bash .ci/setup
+HAND_WRITTEN := $(wildcard chapters solutions tests)
+NOTEBOOKS = $(wildcard chapters/*.ipynb solutions/*.ipynb)
+ONE_THREAD := OMP_NUM_THREADS=1 MPLBACKEND=agg HF_HUB_OFFLINE=1
+
+.PHONY: help setup speedrun test lint check rust unit notebooks smoke lock clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | while IFS='|' read -r target text; \
+	  do printf '  make %-10s %s\n' "$$target" "$$text"; done
+
+setup:  ## create or update .venv; a second call does nothing
+	@$(RUN)
+
+speedrun: setup  ## train the chat model of PROFILE (laptop by default), report, invite to chat
+	@$(BIN)/nanochat run $(PROFILE)
+
+test: setup lint check rust unit notebooks smoke  ## everything that must pass before a change lands
+
+lint: setup
+	$(BIN)/ruff check $(HAND_WRITTEN)
+	$(BIN)/ruff format --check $(HAND_WRITTEN)
+
+check: setup  ## generated files equal their sources; imports respect the order of chapters
+	$(BIN)/course check
+
+rust: setup  ## the Rust crate's own tests, and its lints where they are installed
+	@if ! command -v cargo >/dev/null; then echo "rustbpe: no cargo here, its own tests are skipped"; exit 0; fi; \
+	  cd rustbpe && cargo test --quiet --no-default-features && \
+	  if cargo fmt --version >/dev/null 2>&1; then cargo fmt --check; fi && \
+	  if cargo clippy --version >/dev/null 2>&1; then \
+	    cargo clippy --quiet --all-targets --no-default-features -- -D warnings; fi
+
+unit: setup  ## unit, oracle, property and capstone tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 tests
+
+notebooks: setup  ## run every notebook and compare its marked outputs
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax -p no:cacheprovider $(NOTEBOOKS)
+
+smoke: setup  ## the micro capstone: all stages in under a minute
+	@base="$$(mktemp -d)"; trap 'rm -rf "$$base"' EXIT; \
+	  NANOCHAT_BASE_DIR="$$base" $(BIN)/nanochat run micro
+
+lock: setup  ## pin the newest versions that pyproject.toml allows into requirements.lock
+	.venv/uv/bin/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header -o requirements.lock
+
+clean:  ## remove .venv and build output; your runs stay
+	rm -rf .venv rustbpe/target .pytest_cache .ruff_cache nanochat_lib.egg-info

@@ -1,0 +1,106 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation: {extension: .py, format_name: percent}
+#   kernelspec: {display_name: Python 3, language: python, name: python3}
+# ---
+
+# %% [markdown]
+# # Exercises: text
+#
+# What a stream cannot do by itself: mix, and compare.
+
+# %%
+from collections.abc import Iterable, Iterator
+from itertools import count, islice
+
+from nanochat_lib.common import local_generator
+
+# %% [markdown]
+# ## shuffle_stream
+#
+# Documents that stand together are alike: all pages of one site, all docstrings of one module.
+# Batches should be mixed. But the corpus is longer than memory, even endless, so nobody can shuffle
+# it.
+#
+# Write `shuffle_stream(documents, size, seed)`: hold at most `size` documents; whenever one more
+# arrives, give out a random one of those held. Every document comes out exactly once, also at the
+# end of a finite stream. The same seed gives the same order. Then ask yourself: how far forward,
+# and how far back, can a document move?
+
+
+# %%
+#| exercise shuffle_stream
+def shuffle_stream(documents: Iterable[str], size: int, seed: int) -> Iterator[str]:
+    """Shuffle a stream through a buffer.
+
+    Args:
+        documents: any number of texts, perhaps without end.
+        size: how many to hold at most, at least 1; 1 leaves the order alone.
+        seed: names the order.
+
+    Returns:
+        All documents, each once.
+
+    Raises:
+        ValueError: the size is below 1.
+    """
+    raise NotImplementedError("exercise text.shuffle_stream")
+
+
+# %%
+def check_shuffle_stream() -> None:
+    """Look for losses, for mixing, and for a hunger that exceeds the buffer."""
+    texts = [str(i) for i in range(1_000)]
+    shuffled = list(shuffle_stream(texts, size=50, seed=1))
+    assert sorted(shuffled, key=int) == texts, "are some lost at the end?"
+    assert shuffled != texts
+    endless = shuffle_stream((str(i) for i in count()), size=50, seed=1)
+    first = list(islice(endless, 10))
+    assert max(map(int, first)) < 60, f"got {first}: who read so far ahead?"
+
+
+check_shuffle_stream()
+
+# %% [markdown]
+# ## resemblance
+#
+# `drop_duplicates` misses copies with one changed word, and most copies on the web are such. To
+# find them we compare what two texts consist of: all runs of n words in a row (*shingles*), as a
+# set. Their resemblance is the number of shingles they share, divided by the number that at least
+# one of them has.
+#
+# Write `resemblance(a, b, n)`. Words are separated by white space, and case does not matter. A text
+# shorter than n words has one shingle: all its words. Two empty texts are the same. Before you run
+# the check, guess: one changed word in a hundred, at n = 5, leaves how much?
+
+
+# %%
+#| exercise resemblance
+def resemblance(a: str, b: str, n: int) -> float:
+    """Compute the share of word runs that two texts have in common.
+
+    Args:
+        a: one text.
+        b: the other.
+        n: words in a run, at least 1.
+
+    Returns:
+        From 0 (nothing in common) to 1 (the same runs).
+
+    Source: Broder 1997, "On the resemblance and containment of documents".
+    """
+    raise NotImplementedError("exercise text.resemblance")
+
+
+# %%
+def check_resemblance() -> None:
+    """Change one word of a hundred: 5 of 96 shingles differ on each side, 91 of 101 are shared."""
+    words = [f"word{i}" for i in range(100)]
+    changed = [*words[:50], "other", *words[51:]]
+    got = resemblance(" ".join(words), " ".join(changed), n=5)
+    assert abs(got - 91 / 101) < 1e-12, f"got {got}, not {91 / 101}: sets, or counts?"
+    assert resemblance("the cat", "The  cat", n=5) == 1.0
+
+
+check_resemblance()

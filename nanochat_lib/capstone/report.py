@@ -1,0 +1,146 @@
+# Generated from chapters/16_capstone.py by `course build`; edit that file.
+"""The report card: what a run measured, gathered from its records."""
+
+import json
+import math
+from pathlib import Path
+
+from nanochat_lib.capstone.layout import (
+    MODELS,
+    bits_rows,
+    loss_figure,
+    machine_line,
+    markdown_table,
+    render_report,
+    task_rows,
+    transcript_text,
+)
+from nanochat_lib.common import atomic_write
+
+__all__ = [
+    "read_json",
+    "collect_tasks",
+    "collect_transcript",
+    "collect_report",
+    "read_losses",
+    "write_report",
+    "START",
+    "END",
+    "fill_readme",
+]
+
+
+def read_json(path: Path) -> dict | list:
+    """Read one stored piece of a run."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def collect_tasks(evaluation: Path, tasks: dict[str, dict]) -> dict[str, dict]:
+    """Put the score of every model beside the floor of each task.
+
+    Returns:
+        Task -> {"title", "chance": {"accuracy", "name"}, model -> {"accuracy", "low", "high", "n"}}.
+    """
+    found = {}
+    for key, task in tasks.items():
+        row = {"title": task["title"]}
+        row["chance"] = {"accuracy": task["floor"], "name": task["floor_name"]}
+        for model in MODELS:
+            row[model] = read_json(evaluation / f"{model}.{key}.json")["score"]
+        found[key] = row
+    return found
+
+
+def collect_transcript(evaluation: Path, tasks: dict[str, dict], questions: int = 2) -> list[dict]:
+    """Take the first held-out questions of each task with the fine-tuned model's answers, right or wrong."""
+    keys = ("question", "response", "correct")
+    return [
+        {"task": task, **{key: answer[key] for key in keys}}
+        for task in tasks
+        for answer in read_json(evaluation / f"sft.{task}.json")["answers"][:questions]
+    ]
+
+
+def collect_report(run_folder: Path) -> dict:
+    """Gather everything a run measured, from its stored records alone: the same files, the same report.
+
+    Raises:
+        ValueError: a stage is missing or unfinished.
+    """
+    records = {}
+    for stage in ("data", "tokenizer", "base", "sft", "evaluation"):
+        path = run_folder / stage / "stage.json"
+        records[stage] = read_json(path) if path.exists() else {"state": "missing"}
+        if records[stage]["state"] != "done":
+            raise ValueError(
+                f"stage {stage!r} of {run_folder} is not done: nanochat run finishes it"
+            )
+    evaluation, results = run_folder / "evaluation", {k: r["result"] for k, r in records.items()}
+    tasks, machine = results["evaluation"].pop("tasks"), results["base"]["machine"]
+    leaks = read_json(evaluation / "contamination.json")
+    return {
+        "profile": read_json(run_folder / "run.json")["profile"],
+        "machine": {key: value for key, value in machine.items() if key != "disk_free_gb"},
+        "stages": {stage: round(record["seconds"], 1) for stage, record in records.items()},
+        "model": results["evaluation"],
+        "data": results["data"],
+        "tokenizer": results["tokenizer"],
+        "training": {"base": results["base"]["summary"], "sft": results["sft"]},
+        "bits_per_byte": read_json(evaluation / "bits_per_byte.json"),
+        "tasks": collect_tasks(evaluation, tasks),
+        "contamination": {"count": len(leaks), "examples": leaks[:3]},
+        "samples": read_json(evaluation / "samples.json"),
+        "transcript": collect_transcript(evaluation, tasks),
+    }
+
+
+def read_losses(folder: Path) -> list[float]:
+    """Read the loss of every training step of a stage, in nats a token."""
+    return read_json(folder / "losses.json")["losses"]
+
+
+def write_report(run_folder: Path) -> dict:
+    """Write report.json, report.md and figures/loss.png of a finished run, and return the report."""
+    report = collect_report(run_folder)
+    losses = {stage: read_losses(run_folder / stage) for stage in ("base", "sft")}
+    log_vocab = math.log(report["model"]["config"]["vocab_size"])
+    atomic_write(run_folder / "figures" / "loss.png", loss_figure(losses, log_vocab))
+    atomic_write(run_folder / "report.json", json.dumps(report, indent=1))
+    atomic_write(run_folder / "report.md", render_report(report, run_folder.name))
+    return report
+
+
+START, END = "<!-- measured:start -->", "<!-- measured:end -->"
+
+
+def fill_readme(readme: Path, run_folder: Path) -> None:
+    """Replace what stands between the two marks of a README by the results of a run.
+
+    Raises:
+        ValueError: the README lacks the marks.
+    """
+    report = read_json(run_folder / "report.json")
+    before, start, rest = readme.read_text(encoding="utf-8").partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise ValueError(
+            f"{readme} holds no {START} ... {END}: add both lines where results should go"
+        )
+    minutes = sum(report["stages"].values()) / 60
+    block = f"""
+*Written by `nanochat report {run_folder.name} --readme` from a run of {minutes:.1f} minutes on
+{machine_line(report)}.*
+
+{markdown_table(task_rows(report))}
+
+{markdown_table(bits_rows(report))}
+
+![Training loss of both stages over their steps](figures/{run_folder.name}_loss.png)
+
+```text
+{transcript_text(report["transcript"])}
+```
+"""
+    figure = (run_folder / "figures" / "loss.png").read_bytes()
+    atomic_write(readme.parent / "figures" / f"{run_folder.name}_loss.png", figure)
+    atomic_write(readme, before + START + block + END + after)

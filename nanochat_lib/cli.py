@@ -1,0 +1,159 @@
+# Generated from chapters/16_capstone.py by `course build`; edit that file.
+"""The command `nanochat`."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from nanochat_lib.capstone.pipeline import nearest
+from nanochat_lib.common import base_dir
+
+__all__ = [
+    "physical_cores",
+    "RunArguments",
+    "ReportArguments",
+    "print_report",
+    "run_command",
+    "report_command",
+    "chat_command",
+    "COMMANDS",
+    "usage",
+    "main",
+]
+
+
+def physical_cores() -> int:
+    """Count the cores this process may use: hyperthreads once, and no more than a container's quota."""
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    siblings = {Path(topology.format(cpu)) for cpu in allowed}
+    if siblings and all(path.exists() for path in siblings):
+        cores = len({path.read_text() for path in siblings})
+    else:
+        cores = len(allowed) or os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    limit, period = quota.read_text().split() if quota.exists() else ("max", "1")
+    return cores if limit == "max" else max(1, min(cores, round(int(limit) / int(period))))
+
+
+@dataclass(frozen=True)
+class RunArguments:
+    """Run a profile of course.toml: data, tokenizer, base model, fine-tuning, evaluation, report.
+
+    A stage whose settings, inputs and code have not changed is skipped, and one that was stopped
+    continues, so the same command always finishes the run.
+    """
+
+    profile: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PROFILE")]
+    """name of a table [profile.NAME]"""
+    start: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """run this stage and all after it again: data, tokenizer, base, sft, evaluation, report"""
+    resume: bool = True
+    """--no-resume starts again from the first stage"""
+    name: str | None = None
+    """name of the run's folder (default: the profile's name)"""
+    manifest: Path | None = None
+    """read profiles from this file instead of course.toml"""
+
+
+@dataclass(frozen=True)
+class ReportArguments:
+    """Write a finished run's report again from its records, and print its tables."""
+
+    run: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="RUN")] = None
+    """name of the run (default: the newest)"""
+    readme: Path | None = None
+    """also write the results between the marks of this README"""
+
+
+def print_report(report: dict, run_folder: Path) -> None:
+    """Print the tables, where the report lies and how to talk to the model."""
+    from rich.console import Console
+
+    from nanochat_lib.capstone.layout import bits_rows, stage_rows, task_rows, terminal_table
+
+    console = Console()
+    for rows in (task_rows(report), bits_rows(report), stage_rows(report)):
+        console.print(terminal_table(rows))
+    console.print(f"report: {run_folder / 'report.md'}", soft_wrap=True)
+    console.print(f"talk to it: .venv/bin/nanochat chat --run {run_folder.name}", soft_wrap=True)
+
+
+def run_command(arguments: list[str]) -> None:
+    """Run a profile, and print its report."""
+    options = tyro.cli(RunArguments, prog="nanochat run", args=arguments)
+    # These import torch, which takes seconds: only now, when the arguments are known to be good.
+    from nanochat_lib.capstone.profiles import load_profile
+    from nanochat_lib.capstone.report import read_json
+    from nanochat_lib.capstone.run import run_profile
+
+    profile = load_profile(options.profile, options.manifest)
+    start = options.start or (None if options.resume else "data")
+    run_folder = run_profile(profile, base_dir() / (options.name or profile.name), start)
+    print_report(read_json(run_folder / "report.json"), run_folder)
+
+
+def report_command(arguments: list[str]) -> None:
+    """Write a run's report again, and print it."""
+    options = tyro.cli(ReportArguments, prog="nanochat report", args=arguments)
+    from nanochat_lib.capstone.report import fill_readme, write_report
+
+    runs = sorted(base_dir().glob("*/run.json"), key=lambda path: path.stat().st_mtime)
+    if not runs and options.run is None:
+        raise ValueError(f"no run in {base_dir()}: make one with nanochat run laptop")
+    run_folder = base_dir() / options.run if options.run else runs[-1].parent
+    found = write_report(run_folder)
+    if options.readme:
+        fill_readme(options.readme, run_folder)
+    print_report(found, run_folder)
+
+
+def chat_command(arguments: list[str]) -> None:
+    """Talk to a trained model."""
+    from nanochat_lib.serving.cli import ChatConfig, chat
+
+    chat(tyro.cli(ChatConfig, prog="nanochat chat", args=arguments))
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+    "run": (run_command, "train a profile's model through all stages, resuming whatever is there"),
+    "report": (report_command, "write and print the report of a finished run"),
+    "chat": (chat_command, "talk to a trained model in the terminal"),
+}
+
+
+def usage() -> str:
+    """List the commands."""
+    lines = [f"  nanochat {name:8}{summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(["usage:", *lines, "", "nanochat COMMAND --help lists a command's options"])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; a mistake of the caller's ends in one line, not in a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    name, *rest = arguments
+    if name not in COMMANDS:
+        sys.exit(f"nanochat: no command {name!r}: {nearest(name, COMMANDS)}")
+    # The OpenMP library reads these when torch loads it. Threads that wait by spinning for long, its
+    # default, take the cores from each other as soon as a second program wants them.
+    os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    try:
+        COMMANDS[name][0](rest)
+    except ValueError as error:
+        sys.exit(f"nanochat {name}: {error}")
+    except KeyboardInterrupt:
+        print(f"\nstopped; the same command continues: nanochat {' '.join(arguments)}")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,282 @@
+# Generated from chapters/00_start.py by `course build`; edit that file.
+"""Start: what we build, and the ground it stands on."""
+
+import hashlib
+import json
+import os
+import platform
+import random
+import secrets
+import shutil
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+__all__ = [
+    "Ranks",
+    "get_ranks",
+    "print0",
+    "pick_device",
+    "cpu_features",
+    "pick_dtype",
+    "fingerprint",
+    "local_generator",
+    "base_dir",
+    "atomic_write",
+    "machine_summary",
+]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Say which of a group of processes this one is, as torchrun counts them.
+
+    Args:
+        rank: number of this process among all of them, from 0.
+        local_rank: its number on its own machine, which is also the number of its GPU.
+        world_size: how many processes there are.
+
+    Raises:
+        ValueError: a rank lies outside the world.
+    """
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.rank < self.world_size and 0 <= self.local_rank < self.world_size):
+            raise ValueError(f"{self} is impossible: ranks count from 0 to world_size - 1")
+
+    @property
+    def is_main(self) -> bool:
+        """True in the one process that prints and saves."""
+        return self.rank == 0
+
+
+def get_ranks() -> Ranks:
+    """Read RANK, LOCAL_RANK and WORLD_SIZE, which torchrun sets; without them we are alone.
+
+    Raises:
+        ValueError: only some of the three are set, or one is no number.
+    """
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    if not found:
+        return Ranks()
+    missing = [name for name in names if name not in found]
+    if missing or not all(value.isdigit() for value in found.values()):
+        raise ValueError(f"cannot tell the ranks from {found}: start with torchrun, or unset them")
+    return Ranks(*(int(found[name]) for name in names))
+
+
+def print0(*args: object) -> None:
+    """Print in the main process only, at once."""
+    if get_ranks().is_main:
+        print(*args, flush=True)
+
+
+def pick_device(name: str = "auto") -> "torch.device":
+    """Choose where tensors live.
+
+    Args:
+        name: "auto" (this rank's CUDA GPU where there is one, else the CPU), "cpu", "cuda",
+            "cuda:1", "mps".
+
+    Raises:
+        ValueError: torch does not know the name, or does not see the device.
+    """
+    import torch  # slow to import, and commands that need no tensors should start at once
+
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", get_ranks().local_rank)
+    try:
+        device = torch.device("cpu" if name == "auto" else name)
+    except RuntimeError as error:
+        raise ValueError(f"no device is called {name!r}: try auto, cpu, cuda or mps") from error
+    visible = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.mps.is_available())}
+    if (device.index or 0) >= visible.get(device.type, 0):
+        raise ValueError(f"torch sees no device {name!r} here: try auto or cpu")
+    return device
+
+
+def _first_line(*command: str) -> str:
+    """Return the first line that a command prints; "" where it is missing, fails or hangs."""
+    program = shutil.which(command[0])
+    if program is None:
+        return ""
+    try:
+        done = subprocess.run([program, *command[1:]], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.partition("\n")[0].strip() if done.returncode == 0 else ""
+
+
+def cpu_features() -> frozenset[str]:
+    """Name the vector units of this CPU that matter to us.
+
+    Returns:
+        A subset of "avx2", "avx512f", "avx512_bf16", "amx_bf16" and "neon"; empty where we cannot
+        tell.
+    """
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return frozenset({"neon"})
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        flags = next((line for line in lines if line.startswith("flags")), "").split()
+    elif platform.system() == "Darwin":
+        flags = _first_line("sysctl", "-n", "machdep.cpu.leaf7_features").lower().split()
+    else:
+        flags = []
+    return frozenset(flags) & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
+
+
+def pick_dtype(device: "torch.device", name: str = "auto") -> "torch.dtype":
+    """Choose the number format for the big matrix products.
+
+    Args:
+        device: where they will run.
+        name: "auto" (bfloat16 where the hardware multiplies it, else float32), "float32" or
+            "bfloat16".
+
+    Raises:
+        ValueError: the name is none of the three.
+    """
+    import torch
+
+    if name in ("float32", "bfloat16"):
+        return getattr(torch, name)
+    if name != "auto":
+        raise ValueError(f"no number format {name!r} here: try auto, float32 or bfloat16")
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        has_bf16 = device.type == "cpu" and "amx_bf16" in cpu_features()
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def _check_keys(value: object) -> None:
+    """Refuse dictionary keys that JSON would turn into others: 1 and "1" must not look alike."""
+    if isinstance(value, dict):
+        wrong = [key for key in value if not isinstance(key, str)]
+        if wrong:
+            raise ValueError(f"key {wrong[0]!r} is no string: JSON has no other keys")
+    children = value.values() if isinstance(value, dict) else value
+    if isinstance(value, (dict, list, tuple)):
+        for child in children:
+            _check_keys(child)
+
+
+def fingerprint(*parts: object) -> str:
+    """Hash JSON values into 16 hex digits: equal values give equal digits, on every machine.
+
+    Args:
+        parts: numbers, strings, booleans, None, and lists, tuples or dictionaries of them.
+
+    Returns:
+        The first 64 bits of the SHA-256 of the parts as canonical JSON (sorted keys, no spaces,
+        ASCII).
+
+    Raises:
+        ValueError: a part is no JSON value: a Path, a set, NaN, a key that is no string.
+    """
+    _check_keys(parts)
+    try:
+        text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"no fingerprint of {parts!r:.200}: make it of numbers, strings, lists and dictionaries"
+        ) from error
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+
+
+def local_generator(*seed_parts: object) -> random.Random:
+    """Return a random generator of our own, seeded by the fingerprint of the parts.
+
+    Example: local_generator("shuffle", 42, epoch) gives each epoch its own order, the same every
+        run.
+    """
+    return random.Random(int(fingerprint(*seed_parts), 16))
+
+
+def base_dir() -> Path:
+    """Return the folder of all runs: $NANOCHAT_BASE_DIR, or a cache folder at home."""
+    chosen = os.environ.get("NANOCHAT_BASE_DIR") or "~/.cache/nanochat-course"
+    return Path(chosen).expanduser()
+
+
+def atomic_write(path: Path | str, data: bytes | str) -> None:
+    """Write a whole file or nothing: readers see the old content or the new, never a part.
+
+    Args:
+        path: where the file goes; missing parent folders are created.
+        data: the content; text is written as UTF-8, with line ends as they are.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The same folder: a rename is atomic only inside one file system.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            file.flush()
+            # Without this, a power cut can leave the new name on an empty file.
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _memory_gb() -> float:
+    """Return the memory this process may use, in GB of 1e9 bytes, within a container's limit."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and limit.read_text().strip().isdigit():
+        total = min(total, int(limit.read_text()))
+    return round(total / 1e9, 1)
+
+
+def _cpu_name() -> str:
+    """Return the CPU's product name, or its architecture where we cannot tell."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return names[0] if names else platform.machine()
+    return _first_line("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+
+
+def machine_summary() -> dict:
+    """Describe this machine in plain JSON values, without names or paths that identify it.
+
+    Returns:
+        platform, cpu, cores (that this process may use), features, memory_gb, gpus (name and GB),
+        disk_free_gb (under base_dir), python, torch, and cargo, compiler, browser: what was found,
+        or None.
+    """
+    import torch
+
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    folder = base_dir().absolute()
+    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
+    affinity = getattr(os, "sched_getaffinity", None)
+    compilers = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
+    browsers = ["chromium", "chromium-browser", "google-chrome", "firefox"]
+    return {
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "features": sorted(cpu_features()),
+        "memory_gb": _memory_gb(),
+        "gpus": [f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB" for gpu in gpus],
+        "disk_free_gb": round(shutil.disk_usage(existing).free / 1e9, 1),
+        "python": platform.python_version(),
+        "torch": metadata.version("torch"),
+        "cargo": _first_line("cargo", "--version") or None,
+        "compiler": next(
+            (line for name in compilers if (line := _first_line(name, "--version"))), None
+        ),
+        "browser": next((name for name in browsers if shutil.which(name)), None),
+    }

@@ -1,0 +1,300 @@
+# Generated from chapters/15_serving.py by `course build`; edit that file.
+"""The chat in the terminal: streaming text, remembering turns, finding a model."""
+
+import codecs
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from nanochat_lib.common import base_dir, pick_device
+from nanochat_lib.inference.engine import Engine
+from nanochat_lib.tokenizer.tokenizer import Tokenizer
+from nanochat_lib.training.checkpoint import latest_checkpoint, load_model
+
+__all__ = [
+    "TOOL_MARKS",
+    "CONTROL_CHARACTERS",
+    "stream_text",
+    "user_turn",
+    "turns_to_drop",
+    "Conversation",
+    "ChatConfig",
+    "find_run",
+    "load_engine",
+    "say",
+    "HELP",
+    "write_now",
+    "answer",
+    "chat",
+]
+
+TOOL_MARKS = {
+    "<|python_start|>": "[",
+    "<|python_end|>": "",
+    "<|output_start|>": " = ",
+    "<|output_end|>": "] ",
+}
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def stream_text(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
+    """Turn tokens into printable text as they arrive, never splitting a character.
+
+    Args:
+        tokenizer: gives the bytes of each token.
+        tokens: ids, possibly still being generated.
+
+    Yields:
+        Pieces of text, none empty. Tool calls read `[6*7 = 42]`; control characters and bytes that
+        are no UTF-8 become U+FFFD.
+    """
+    marks = {tokenizer.encode_special(name): mark for name, mark in TOOL_MARKS.items()}
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for token in tokens:
+        data = b"" if token in marks else tokenizer.decode_bytes([token])
+        text = decoder.decode(data, final=token in marks)  # no character spans a special token
+        text = CONTROL_CHARACTERS.sub("\ufffd", text) + marks.get(token, "")
+        if text:
+            yield text
+    rest = decoder.decode(b"", final=True)
+    if rest:
+        yield rest
+
+
+def user_turn(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Encode a user's message, up to the token that gives the word to the assistant."""
+    special = tokenizer.encode_special
+    body = tokenizer.encode(text)
+    return [
+        special("<|user_start|>"),
+        *body,
+        special("<|user_end|>"),
+        special("<|assistant_start|>"),
+    ]
+
+
+def turns_to_drop(lengths: list[int], room: int) -> int:
+    """Count how many of the oldest turns must go so that the rest fits.
+
+    Example: lengths [30, 50, 20] -> 0 with room for 100, 1 with room for 80, 2 with room for 20.
+
+    Args:
+        lengths: tokens of each turn, oldest first; the last is the question to answer.
+        room: tokens that fit.
+
+    Raises:
+        ValueError: the last turn alone does not fit.
+    """
+    if lengths[-1] > room:
+        raise ValueError(
+            f"this message takes {lengths[-1]} tokens, there is room for {room}: make it shorter"
+        )
+    kept, total = 0, 0
+    for length in reversed(lengths):
+        total += length
+        if total > room:
+            break
+        kept += 1
+    return len(lengths) - kept
+
+
+class Conversation:
+    """Keep the turns of a chat as tokens, and forget the oldest when the context is full."""
+
+    def __init__(self, tokenizer: Tokenizer, sequence_len: int, reply_tokens: int) -> None:
+        """Start empty; keep `reply_tokens` free for the reply, at most half of `sequence_len`."""
+        self.tokenizer = tokenizer
+        self.room = sequence_len - min(reply_tokens, sequence_len // 2) - 1  # 1 for bos
+        self.turns: list[list[int]] = []
+        self.n_forgotten = 0
+
+    def ask(self, text: str) -> list[int]:
+        """Add a question and return the whole prompt.
+
+        Raises:
+            ValueError: the question alone is too long; the conversation is as before.
+        """
+        turns = [*self.turns, user_turn(self.tokenizer, text)]
+        n_drop = turns_to_drop([len(turn) for turn in turns], self.room)
+        self.turns = turns[n_drop:]
+        self.n_forgotten += n_drop
+        return [self.tokenizer.bos_id, *(token for turn in self.turns for token in turn)]
+
+    def hear(self, tokens: list[int]) -> None:
+        """Complete the last turn with the assistant's answer, given without its end token."""
+        self.turns[-1] += [*tokens, self.tokenizer.encode_special("<|assistant_end|>")]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.turns, self.n_forgotten = [], 0
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """Talk to a trained model in the terminal."""
+
+    prompt: Annotated[str | None, tyro.conf.arg(aliases=("-p",))] = None
+    """answer this one message and stop"""
+    run: str | None = None
+    """name of the run; the newest one by default"""
+    stage: Literal["sft", "base"] = "sft"
+    """sft answers; base only continues a text"""
+    temperature: float = 0.6
+    """0 always takes the likeliest token, 1 draws with the model's own odds"""
+    top_k: int | None = 50
+    """draw among so many of the likeliest tokens"""
+    max_tokens: int = 256
+    """longest reply"""
+    seed: int = 42
+    """the same seed and messages give the same replies"""
+    device: str = "auto"
+    """auto, cpu, cuda or mps"""
+
+
+def find_run(name: str | None, stage: str) -> Path:
+    """Find the folder of a run that has a tokenizer and a checkpoint of the stage.
+
+    Args:
+        name: the run's, or None for the one with the newest checkpoint.
+        stage: "sft" or "base".
+
+    Raises:
+        ValueError: there is none; the message lists what there is.
+    """
+    found = {}
+    for tokenizer in base_dir().glob("*/tokenizer/tokenizer.json"):
+        checkpoint = latest_checkpoint(tokenizer.parents[1] / stage)
+        if checkpoint is not None:
+            found[tokenizer.parents[1].name] = checkpoint.stat().st_mtime
+    if not found:
+        raise ValueError(
+            f"no run under {base_dir()} has a {stage} model yet: train one with `make speedrun`"
+        )
+    if name is not None and name not in found:
+        raise ValueError(
+            f"no run {name!r} with a {stage} model: there is {', '.join(sorted(found))}"
+        )
+    return base_dir() / (name or max(found, key=found.__getitem__))
+
+
+def load_engine(run_folder: Path, stage: str, device: str = "auto") -> Engine:
+    """Load a run's tokenizer and the newest checkpoint of a stage."""
+    tokenizer = Tokenizer.load(run_folder / "tokenizer")
+    model, _ = load_model(run_folder / stage, tokenizer, pick_device(device))
+    return Engine(model.eval(), tokenizer)
+
+
+def say(
+    engine: Engine, prompt: list[int], config: ChatConfig, seed: int, write: Callable[[str], object]
+) -> list[int]:
+    """Generate one reply and write it while it arrives; Ctrl-C ends it early.
+
+    Args:
+        engine: generates.
+        prompt: ids.
+        config: temperature, top-k and longest reply.
+        seed: of the random draws.
+        write: takes pieces of text.
+
+    Returns:
+        The reply's tokens, without the stop token.
+    """
+    tokens: list[int] = []
+
+    def arriving() -> Iterator[int]:
+        steps = engine.generate(
+            prompt, 1, config.max_tokens, config.temperature, config.top_k, seed
+        )
+        for column, _ in steps:
+            if column[0] in engine.stop_tokens:
+                return
+            tokens.append(column[0])
+            yield column[0]
+
+    try:
+        for piece in stream_text(engine.tokenizer, arriving()):
+            write(piece)
+    except KeyboardInterrupt:
+        write(" (stopped)")
+    write("\n")
+    return tokens
+
+
+HELP = "/clear forgets the conversation, /help shows this, /quit leaves, Ctrl-C stops a reply\n"
+write_now = partial(print, end="", flush=True)  # at once, without a line break
+
+
+def answer(
+    engine: Engine,
+    conversation: Conversation,
+    text: str,
+    config: ChatConfig,
+    write: Callable[[str], object],
+) -> None:
+    """Answer one message within a conversation; a base model continues the text instead.
+
+    Raises:
+        ValueError: the message does not fit the context.
+    """
+    if config.stage == "base":
+        prompt = engine.tokenizer.encode(text, prepend=engine.tokenizer.bos_id)
+        say(engine, prompt, config, config.seed, write)
+        return
+    before = conversation.n_forgotten
+    prompt = conversation.ask(text)
+    if conversation.n_forgotten > before:
+        write("(the context is full: the oldest messages are forgotten)\n")
+    seed = config.seed + conversation.n_forgotten + len(conversation.turns) - 1
+    conversation.hear(say(engine, prompt, config, seed, write))
+
+
+def chat(
+    config: ChatConfig,
+    read: Callable[[str], str] = input,
+    write: Callable[[str], object] = write_now,
+) -> int:
+    """Talk to a model until the user leaves, or answer one prompt.
+
+    Args:
+        config: which model, and how it draws.
+        read: shows a prompt and returns a line; EOFError or KeyboardInterrupt ends the chat.
+        write: takes pieces of text.
+
+    Returns:
+        0, the exit code.
+
+    Raises:
+        ValueError: there is no such model, a setting is impossible, or the one prompt is too long.
+    """
+    run_folder = find_run(config.run, config.stage)
+    engine = load_engine(run_folder, config.stage, config.device)
+    conversation = Conversation(
+        engine.tokenizer, engine.model.config.sequence_len, config.max_tokens
+    )
+    if config.prompt is not None:
+        answer(engine, conversation, config.prompt, config, write)
+        return 0
+    write(f"{run_folder.name}, {config.stage}. {HELP}")
+    while True:
+        try:
+            text = read("you: ").strip()
+        except (EOFError, KeyboardInterrupt):
+            write("\n")
+            return 0
+        if text in ("/quit", "/exit"):
+            return 0
+        if text == "/clear":
+            conversation.clear()
+            write("(forgotten)\n")
+        elif text.startswith("/"):
+            write(HELP)
+        elif text:
+            try:
+                answer(engine, conversation, text, config, write)
+            except ValueError as error:
+                write(f"({error})\n")

@@ -1,0 +1,77 @@
+# Generated from chapters/12_tasks.py by `course build`; edit that file.
+"""GSM8K: word problems whose calculations become tool calls."""
+
+import re
+from decimal import Decimal
+from pathlib import Path
+
+from nanochat_lib.inference.calculator import calculate
+from nanochat_lib.tasks.base import Task, content_text, validate_conversation
+from nanochat_lib.tasks.rows import load_rows
+
+__all__ = ["CALCULATION", "split_calculations", "FINAL", "final_number", "GSM8K"]
+
+CALCULATION = re.compile(r"<<([^<>=]+)=([^<>]*)>>")
+
+
+def split_calculations(answer: str) -> list[dict]:
+    """Turn a worked answer into parts: every <<expression=result>> becomes a call and its output.
+
+    The output is what our calculator returns, so that the model trains on what it will see: the
+    data says 144.00 where the calculator says 144. Where it cannot calculate, the data's own
+    result stays.
+    """
+    parts, done = [], 0
+    for match in CALCULATION.finditer(answer):
+        expression, result = match.groups()
+        parts.append({"type": "text", "text": answer[done : match.start()]})
+        parts.append({"type": "python", "text": expression})
+        output = calculate(expression)
+        parts.append({"type": "python_output", "text": result if output is None else output})
+        done = match.end()
+    parts.append({"type": "text", "text": answer[done:]})
+    return [part for part in parts if part["text"]]
+
+
+FINAL = re.compile(r"####\s*\$?\s*([-+]?(?:\d[\d,]*)?\.?\d+)")
+
+
+def final_number(text: str) -> Decimal | None:
+    """Read the number after the last ####, or None.
+
+    Example: "#### $1,200.50" -> 1200.5; "about 12" -> None.
+    """
+    found = FINAL.findall(text)
+    return Decimal(found[-1].replace(",", "")) if found else None
+
+
+class GSM8K(Task):
+    """Grade-school word problems; calculations go to the calculator, "#### n" ends the answer.
+
+    Args:
+        split: "train" (7,473 problems) or "test" (1,319).
+        path: a local file with the hub's columns question and answer.
+
+    Source: Cobbe et al. 2021 (arXiv:2110.14168); hub: openai/gsm8k.
+    """
+
+    def __init__(self, split: str = "train", path: str | Path | None = None):
+        super().__init__(split)
+        self.rows = load_rows(path, "openai/gsm8k", "main", split)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        """Build the conversation, with the worked answer in parts."""
+        row = self.rows[self.check_index(index)]
+        parts = split_calculations(row["answer"])
+        user = {"role": "user", "content": row["question"]}
+        return validate_conversation({"messages": [user, {"role": "assistant", "content": parts}]})
+
+    def evaluate(self, conversation: dict, response: str) -> bool:
+        """Compare the final numbers as numbers: 1,200 is 1200.00."""
+        truth = final_number(content_text(conversation["messages"][-1]["content"]))
+        if truth is None:
+            raise ValueError("the reference answer has no number after ####")
+        return final_number(response) == truth

@@ -1,0 +1,33 @@
+# Generated from chapters/12_tasks.py by `course build`; edit that file.
+"""MMLU: exam questions in 57 subjects."""
+
+from pathlib import Path
+
+from nanochat_lib.tasks.multiple_choice import MultipleChoice
+from nanochat_lib.tasks.rows import load_rows
+
+__all__ = ["MMLU"]
+
+
+class MMLU(MultipleChoice):
+    """Exam questions in 57 subjects, four options each.
+
+    Args:
+        subset: "all", or one subject such as "astronomy".
+        split: "dev", "validation", "test", or "auxiliary_train" (about 100,000 from other exams).
+        path: a local file with the hub's columns question, subject, choices, answer.
+
+    Source: Hendrycks et al. 2021 (arXiv:2009.03300); hub: cais/mmlu.
+    """
+
+    def __init__(self, subset: str = "all", split: str = "test", path: str | Path | None = None):
+        if split == "auxiliary_train":  # the hub keeps it as a configuration of its own
+            rows = load_rows(path, "cais/mmlu", "auxiliary_train", "train")
+        else:
+            rows = load_rows(path, "cais/mmlu", subset, split)
+        super().__init__(rows, split)
+
+    def read_row(self, row: dict) -> tuple[str, list[str], int]:
+        """Return the row's fields; auxiliary_train wraps them once more, in "train"."""
+        row = row.get("train") or row
+        return row["question"], row["choices"], row["answer"]

@@ -1,0 +1,193 @@
+# Generated from chapters/08_pretraining.py by `course build`; edit that file.
+"""Write and read checkpoints: complete or absent, and only with their own tokenizer."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nanochat_lib.common import atomic_write
+from nanochat_lib.model.gpt import GPT, GPTConfig
+from nanochat_lib.tokenizer.tokenizer import Tokenizer
+
+__all__ = [
+    "named_states",
+    "list_checkpoints",
+    "latest_checkpoint",
+    "save_checkpoint",
+    "check_tokenizer",
+    "load_checkpoint",
+    "load_model",
+]
+
+
+def named_states(
+    model: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> list[tuple[str, dict]]:
+    """List each parameter's optimizer state under a readable name.
+
+    Example: "1.Muon.blocks.0.mlp.c_fc.weight" -> {"momentum_buffer": ...}.
+
+    Args:
+        model: owns the parameters.
+        optimizers: hold the states; a parameter not yet updated has an empty one.
+
+    Returns:
+        Pairs of a name and the optimizer's own dictionary, which may be filled in place.
+    """
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [
+        (f"{i}.{type(optimizer).__name__}.{names[id(p)]}", optimizer.state[p])
+        for i, optimizer in enumerate(optimizers)
+        for group in optimizer.param_groups
+        for p in group["params"]
+    ]
+
+
+def list_checkpoints(folder: Path | str) -> list[Path]:
+    """List the complete checkpoints of a run, oldest first."""
+    found = [path.parent for path in Path(folder).glob("step_*/meta.json")]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+
+
+def latest_checkpoint(folder: Path | str) -> Path | None:
+    """Find the newest complete checkpoint of a run, or None."""
+    checkpoints = list_checkpoints(folder)
+    return checkpoints[-1] if checkpoints else None
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file and wait until the disk has it."""
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def save_checkpoint(
+    folder: Path | str,
+    step: int,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    meta: dict,
+) -> Path:
+    """Write folder/step_000123, complete or not at all, and keep the newest two.
+
+    Args:
+        folder: the run's folder, written by one process only.
+        step: updates done so far.
+        model: its state_dict goes to model.safetensors.
+        optimizers: their states go to optimizer.safetensors, plain numbers to meta.json.
+        meta: anything JSON can hold: the config, the loader's state, the tokenizer's hash.
+
+    Returns:
+        The new folder.
+    """
+    folder = Path(folder)
+    for leftover in folder.glob(".step_*"):
+        shutil.rmtree(leftover)  # of a process that was killed while it wrote
+    final = folder / f"step_{step:06d}"
+    temporary, replaced = folder / f".{final.name}", folder / f".{final.name}_replaced"
+    temporary.mkdir(parents=True)
+    tensors, numbers = {}, {}
+    for name, state in named_states(model, optimizers):
+        for key, value in state.items():
+            (tensors if isinstance(value, Tensor) else numbers)[f"{name}.{key}"] = value
+    _write_tensors(temporary / "model.safetensors", model.state_dict())
+    _write_tensors(temporary / "optimizer.safetensors", tensors)
+    meta = meta | {"step": step, "optimizer_numbers": numbers}
+    atomic_write(temporary / "meta.json", json.dumps(meta))
+    if final.exists():
+        os.replace(final, replaced)
+    os.replace(temporary, final)
+    shutil.rmtree(replaced, ignore_errors=True)
+    for old in list_checkpoints(folder)[:-2]:
+        shutil.rmtree(old)
+    return final
+
+
+def check_tokenizer(meta: dict, tokenizer_hash: str | None, path: Path) -> None:
+    """Refuse a checkpoint that was trained with another tokenizer.
+
+    Raises:
+        ValueError: both hashes are known and differ.
+    """
+    saved = meta.get("tokenizer_hash")
+    if saved and tokenizer_hash and saved != tokenizer_hash:
+        raise ValueError(
+            f"{path} was trained with tokenizer {saved}, this one is {tokenizer_hash}: its ids mean "
+            "other tokens. Load the tokenizer of that run."
+        )
+
+
+def load_checkpoint(
+    path: Path | str,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer] | None = None,
+    tokenizer_hash: str | None = None,
+) -> dict:
+    """Fill a model, and its optimizers if given, from one checkpoint.
+
+    Args:
+        path: a folder that save_checkpoint wrote.
+        model: of the same sizes; keeps its device.
+        optimizers: built as before; learning rates and other options are not touched.
+        tokenizer_hash: hash of the tokenizer about to be used.
+
+    Returns:
+        The saved meta.
+
+    Raises:
+        ValueError: the tokenizer differs, or the optimizers cover other parameters.
+    """
+    path = Path(path)
+    meta = json.loads((path / "meta.json").read_text())
+    check_tokenizer(meta, tokenizer_hash, path)
+    model.load_state_dict(load_file(path / "model.safetensors"))
+    if optimizers is None:
+        return meta
+    devices = {name: p.device for name, p in model.named_parameters()}
+    saved = load_file(path / "optimizer.safetensors") | meta["optimizer_numbers"]
+    for name, state in named_states(model, optimizers):
+        device = devices[name.split(".", 2)[2]]
+        state.clear()
+        for key in [key for key in saved if key.rpartition(".")[0] == name]:
+            value, field = saved.pop(key), key.rpartition(".")[2]
+            on_device = (
+                isinstance(value, Tensor) and field != "step"
+            )  # torch keeps steps on the CPU
+            state[field] = value.to(device) if on_device else value
+    if saved:
+        raise ValueError(f"{path} has states that no optimizer wants, such as {min(saved)}")
+    return meta
+
+
+def load_model(
+    folder: Path | str,
+    tokenizer: Tokenizer | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[GPT, dict]:
+    """Build the GPT of a checkpoint.
+
+    Args:
+        folder: a run's folder (its newest checkpoint is taken) or one checkpoint's.
+        tokenizer: if given, must be the one trained with.
+        device: where the model goes.
+
+    Returns:
+        The model and the checkpoint's meta.
+
+    Raises:
+        ValueError: there is no complete checkpoint, or the tokenizer differs.
+    """
+    folder = Path(folder)
+    path = folder if (folder / "meta.json").exists() else latest_checkpoint(folder)
+    if path is None or not (path / "model.safetensors").exists():
+        raise ValueError(f"no complete checkpoint in {folder}: did the training finish a save?")
+    config = GPTConfig(**json.loads((path / "meta.json").read_text())["config"])
+    model = GPT(config)
+    meta = load_checkpoint(path, model, None, tokenizer.hash if tokenizer else None)
+    return model.to(device), meta

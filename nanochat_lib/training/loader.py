@@ -1,0 +1,144 @@
+# Generated from chapters/08_pretraining.py by `course build`; edit that file.
+"""Pack documents into batches of rows, and resume to the token."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from nanochat_lib.common import Ranks
+from nanochat_lib.data.documents import Position, stream_documents
+from nanochat_lib.tokenizer.tokenizer import Tokenizer
+
+__all__ = ["take_document", "PackingLoader"]
+
+
+def take_document(documents: list[list[int]], room: int, oldest: bool = False) -> list[int]:
+    """Take the document that fits best into what is left of a row.
+
+    That is the longest that fits whole; if none does, the shortest, because cropping it loses least.
+
+    Example: lengths [3, 6, 4, 2], room 5 -> the one of 4.
+
+    Args:
+        documents: token ids of each document, oldest first; the chosen one is removed.
+        room: tokens left in the row, at least 1.
+        oldest: take the first, whatever its length: so nothing waits for ever.
+
+    Returns:
+        The document, longer than room only if it must be cropped.
+    """
+    if oldest:
+        return documents.pop(0)
+    lengths = [len(document) for document in documents]
+    fitting = [length for length in lengths if length <= room]
+    return documents.pop(lengths.index(max(fitting) if fitting else min(lengths)))
+
+
+class PackingLoader:
+    """Pack documents into batches of rows that start with <|bos|>, and resume exactly.
+
+    Iterating gives (inputs, targets), int64, shape (B, T) each; targets are the inputs shifted by one. With
+    `loop` off, the documents end: what is missing in the last batch has targets of -1.
+
+    Args:
+        shards: parquet files, read in order by stream_documents.
+        tokenizer: turns text into ids.
+        batch_size: rows, B.
+        sequence_len: tokens in a row of inputs, T.
+        ranks: this process among all; each reads other documents.
+        loop: start over at the end of the shards.
+        buffer_documents: how many documents to choose from. Larger crops less; smaller keeps file order.
+
+    Raises:
+        ValueError: a size is below 1.
+    """
+
+    def __init__(
+        self,
+        shards: Iterable[Path | str],
+        tokenizer: Tokenizer,
+        batch_size: int,
+        sequence_len: int,
+        ranks: Ranks = Ranks(),
+        loop: bool = True,
+        buffer_documents: int = 64,
+    ) -> None:
+        if min(batch_size, sequence_len, buffer_documents) < 1:
+            raise ValueError(f"{batch_size=}, {sequence_len=}, {buffer_documents=}: start at 1")
+        self.shards, self.tokenizer, self.ranks, self.loop = list(shards), tokenizer, ranks, loop
+        self.batch_size, self.sequence_len = batch_size, sequence_len
+        self.buffer_documents = buffer_documents
+        self.tokens_read = self.tokens_cropped = 0
+        self._buffer: list[list[int]] = []
+        self._open(Position())
+
+    def _open(self, position: Position) -> None:
+        """Continue reading at a document."""
+        self._position = position
+        self._stream = stream_documents(self.shards, position, self.ranks, self.loop)
+
+    def _refill(self) -> None:
+        """Top the buffer up; tokens that no row could hold are cropped at once, for good."""
+        texts, missing = [], self.buffer_documents - len(self._buffer)
+        for text, position in islice(self._stream, missing):
+            texts.append(text)
+            self._position = position
+        for ids in self.tokenizer.encode(texts, prepend=self.tokenizer.bos_id) if texts else []:
+            self._buffer.append(ids[: self.sequence_len + 1])
+            self.tokens_read += len(ids)
+            self.tokens_cropped += max(0, len(ids) - self.sequence_len - 1)
+
+    def _row(self) -> tuple[list[int], list[int]]:
+        """Pack the inputs and targets of one row; one more token than T makes both."""
+        row: list[int] = []
+        while (room := self.sequence_len + 1 - len(row)) > 0:
+            self._refill()
+            if not self._buffer:
+                break
+            document = take_document(self._buffer, room, oldest=not row)
+            self.tokens_cropped += max(0, len(document) - room)
+            row += document[:room]
+        inputs, targets = row[: self.sequence_len], row[1:]
+        inputs = inputs + [self.tokenizer.bos_id] * (self.sequence_len - len(inputs))
+        return inputs, targets + [-1] * (self.sequence_len - len(targets))
+
+    def __iter__(self) -> Iterator[tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]]:
+        return self
+
+    def __next__(self) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+        """Pack the next batch."""
+        self._refill()
+        if not self._buffer:
+            raise StopIteration
+        inputs, targets = zip(*(self._row() for _ in range(self.batch_size)))
+        return torch.tensor(inputs), torch.tensor(targets)
+
+    def state_dict(self) -> dict:
+        """Describe where the loader stands: the next document and the waiting ones, as plain JSON."""
+        return {
+            "position": asdict(self._position),
+            "buffer": [list(ids) for ids in self._buffer],
+            "tokens_read": self.tokens_read,
+            "tokens_cropped": self.tokens_cropped,
+            "ranks": [self.ranks.rank, self.ranks.world_size],
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Stand where the saved loader stood; same shards, tokenizer and sequence_len.
+
+        Raises:
+            ValueError: the state belongs to another rank.
+        """
+        if state["ranks"] != [self.ranks.rank, self.ranks.world_size]:
+            raise ValueError(
+                f"the state is for (rank, ranks) {state['ranks']}, this process is "
+                f"{[self.ranks.rank, self.ranks.world_size]}: resume with as many processes as before"
+            )
+        self._buffer = [list(ids) for ids in state["buffer"]]
+        self.tokens_read, self.tokens_cropped = state["tokens_read"], state["tokens_cropped"]
+        self._open(Position(**state["position"]))

@@ -1,0 +1,35 @@
+"""No held-out question stands in any training text, at the sizes of the course's own profiles."""
+
+import pytest
+
+from nanochat_lib.capstone.profiles import load_profile
+from nanochat_lib.data.synthetic import curriculum
+from nanochat_lib.data.tinyworld import World
+from nanochat_lib.tasks.contamination import contamination, training_texts
+from nanochat_lib.tasks.practice import chat_mixture
+from nanochat_lib.tasks.tinyworld import heldout_tasks
+
+
+@pytest.fixture(scope="module")
+def micro():
+    profile = load_profile("micro")
+    data, chat = profile.data, profile.chat
+    world = World(data.world_seed)
+    documents = list(curriculum(world, data.warmup_documents, data.documents, data.seed))
+    conversations = chat_mixture(world, chat.conversations, chat.seed)
+    # More questions than the profile asks: a leak should not hide behind a small test.
+    return documents, conversations, heldout_tasks(world, 200)
+
+
+def test_nothing_held_out_was_trained_on(micro):
+    documents, conversations, tasks = micro
+    assert contamination(documents, tasks) == []
+    assert contamination(training_texts(conversations), tasks) == []
+
+
+def test_a_planted_question_is_found_in_documents_and_in_conversations(micro):
+    documents, _, tasks = micro
+    for name, task in tasks.items():
+        question = task[0]["messages"][0]["content"]
+        planted = [*documents[:5], f"Some say: {question.lower()} Others do not."]
+        assert question in contamination(planted, tasks), f"a question of {name} slipped through"

@@ -1,0 +1,258 @@
+"""The rules of skipping, continuing and repeating, on stages that take no time."""
+
+import json
+import random
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from nanochat_lib.capstone import pipeline
+from nanochat_lib.capstone.pipeline import Stage, code_skeleton, file_sizes, read_record, run_stages
+
+
+@dataclass(frozen=True)
+class WordSettings:
+    text: str = "one two two"
+    shout: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    words: WordSettings = WordSettings()
+    limit: int = 10
+
+
+def split(folder: Path, inputs: dict[str, Path], words: WordSettings) -> dict:
+    (folder / "words.txt").write_text("\n".join(words.text.split()))
+    return {"words": len(words.text.split())}
+
+
+def count(folder: Path, inputs: dict[str, Path], limit: int) -> dict:
+    words = (inputs["split"] / "words.txt").read_text().split()[:limit]
+    (folder / "counts.json").write_text(json.dumps({word: words.count(word) for word in words}))
+    return {}
+
+
+SPLIT = Stage("split", split, settings=("words",))
+COUNT = Stage("count", count, needs=("split",), settings=("limit",))
+STAGES = (SPLIT, COUNT)
+
+
+def reasons(folder: Path, settings: Settings = Settings(), stages=STAGES, **options) -> list[str]:
+    """Run, and return why each stage ran."""
+    lines: list[str] = []
+    run_stages(stages, settings, folder, announce=lines.append, **options)
+    return [line.split(": ", 1)[1] for line in lines if ": done" not in line]
+
+
+def test_first_run_does_everything_and_second_nothing(tmp_path):
+    assert reasons(tmp_path) == ["not run yet", "not run yet"]
+    assert json.loads((tmp_path / "count/counts.json").read_text()) == {"one": 1, "two": 2}
+    assert reasons(tmp_path) == ["up to date", "up to date"]
+
+
+def test_changed_setting_reruns_its_stage_and_what_follows(tmp_path):
+    reasons(tmp_path)
+    other = replace(Settings(), words=WordSettings(text="three"))
+    assert reasons(tmp_path, other) == [
+        "settings changed: words.text",
+        "inputs changed: split",
+    ]
+    assert json.loads((tmp_path / "count/counts.json").read_text()) == {"three": 1}
+
+
+def test_setting_of_a_later_stage_leaves_earlier_ones_alone(tmp_path):
+    reasons(tmp_path)
+    assert reasons(tmp_path, replace(Settings(), limit=1)) == [
+        "up to date",
+        "settings changed: limit",
+    ]
+
+
+def test_setting_that_no_stage_declares_changes_nothing(tmp_path):
+    reasons(tmp_path)
+    assert reasons(tmp_path, stages=(SPLIT, replace(COUNT, needs=("split",)))) == ["up to date"] * 2
+
+
+def test_changed_code_reruns(tmp_path):
+    reasons(tmp_path)
+
+    def split_differently(folder: Path, inputs: dict[str, Path], words: WordSettings) -> dict:
+        (folder / "words.txt").write_text("\n".join(words.text.split("o")))
+        return {}
+
+    split_differently.__qualname__ = "split"  # an edit in place keeps the name
+    assert reasons(tmp_path, stages=(replace(SPLIT, run=split_differently), COUNT)) == [
+        "code changed: split",
+        "inputs changed: split",
+    ]
+
+
+def test_code_of_imported_modules_counts_through_any_number_of_steps(tmp_path, monkeypatch):
+    library = {
+        "nanochat_lib.far": "LIMIT = 1",
+        "nanochat_lib.near": "def f():\n    from nanochat_lib import far\n    return far.LIMIT",
+        "nanochat_lib.stage": "from nanochat_lib.near import f",
+        "nanochat_lib.unrelated": "x = 1",
+    }
+    monkeypatch.setattr(pipeline, "module_source", library.get)
+
+    def run(folder: Path, inputs: dict[str, Path]) -> dict:
+        return {}
+
+    run.__module__ = "nanochat_lib.stage"
+    before = pipeline.code_fingerprints(run)
+    assert list(before) == ["nanochat_lib.far", "nanochat_lib.near", "nanochat_lib.stage"]
+    library["nanochat_lib.far"] = "LIMIT = 2"
+    after = pipeline.code_fingerprints(run)
+    assert {name for name in before if before[name] != after[name]} == {"nanochat_lib.far"}
+
+
+def test_comments_docstrings_and_layout_are_not_code():
+    plain = "def f(x):\n    return x + 1\n"
+    dressed = 'def f(x):\n    """Add."""\n    # why\n    return x+1\n'
+    redressed = 'def f(x):\n    """Add one."""\n    return (x\n + 1)\n'
+    assert code_skeleton(dressed) == code_skeleton(redressed)
+    assert code_skeleton(plain) != code_skeleton(plain.replace("1", "2"))
+    assert code_skeleton('x = "a"') != code_skeleton('x = "b"')
+
+
+def test_every_real_stage_sees_the_code_below_it():
+    from nanochat_lib.capstone.run import STAGES as real
+
+    reached = {stage.name: pipeline.code_fingerprints(stage.run).keys() for stage in real}
+    assert "nanochat_lib.model.gpt" in reached["base"] & reached["evaluation"]
+    assert "nanochat_lib.training.finetune" in reached["sft"] - reached["base"]
+    assert "nanochat_lib.data.tinyworld" in reached["data"]
+    assert not any("training" in name for name in reached["data"] | reached["tokenizer"])
+
+
+def test_start_repeats_a_stage_and_what_follows(tmp_path):
+    reasons(tmp_path)
+    assert reasons(tmp_path, start="count") == ["up to date", "not run yet"]
+    assert reasons(tmp_path, start="split") == ["not run yet", "not run yet"]
+
+
+def test_unknown_start_names_the_nearest(tmp_path):
+    with pytest.raises(ValueError, match="no stage 'cuont': did you mean 'count'"):
+        reasons(tmp_path, start="cuont")
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate"])
+def test_missing_or_damaged_result_is_made_again(tmp_path, damage):
+    reasons(tmp_path)
+    result = tmp_path / "split/words.txt"
+    result.unlink() if damage == "delete" else result.write_text("")
+    assert reasons(tmp_path) == ["words.txt is missing or has another size", "up to date"]
+    assert result.read_text() == "one\ntwo\ntwo"
+
+
+def test_result_of_other_settings_is_removed_first(tmp_path):
+    reasons(tmp_path)
+    (tmp_path / "split/leftover").write_text("of the run before")
+    reasons(tmp_path, replace(Settings(), words=WordSettings(text="new")))
+    assert set(file_sizes(tmp_path / "split")) == {"words.txt"}
+
+
+def test_failing_stage_stays_unfinished_and_only_a_resuming_one_keeps_its_files(tmp_path):
+    for resumes in (True, False):
+        attempts: list[int] = []
+
+        def fail_once(folder: Path, inputs: dict[str, Path], log=attempts) -> dict:
+            log.append(len(list(folder.glob("part"))))
+            (folder / "part").write_text("half")
+            if len(log) == 1:
+                raise KeyboardInterrupt
+            return {}
+
+        stages = (Stage("work", fail_once, resumes=resumes),)
+        folder = tmp_path / str(resumes)
+        with pytest.raises(KeyboardInterrupt):
+            run_stages(stages, None, folder, announce=lambda line: None)
+        assert read_record(folder / "work")["state"] == "running"
+        assert reasons(folder, stages=stages) == ["continues where it was stopped"]
+        assert attempts == [0, int(resumes)]
+
+
+def test_seconds_add_up_over_attempts(tmp_path):
+    (tmp_path / "work").mkdir()
+    stages = (Stage("work", split, settings=("words",)),)
+    run_stages(stages, Settings(), tmp_path, announce=lambda line: None)
+    record = read_record(tmp_path / "work")
+    (tmp_path / "work/stage.json").write_text(json.dumps(record | {"state": "running"}))
+    (tmp_path / "work/seconds.json").write_text("100.0")
+    run_stages(stages, Settings(), tmp_path, announce=lambda line: None)
+    assert 100 < read_record(tmp_path / "work")["seconds"] < 101
+
+
+def test_two_processes_never_share_a_run(tmp_path):
+    code = f"""
+    from pathlib import Path
+    from nanochat_lib.capstone.pipeline import only_one
+    with only_one(Path({str(tmp_path)!r})):
+        print("locked", flush=True)
+        input()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(ValueError, match="another process is working in"):
+            reasons(tmp_path)
+        other.kill()  # no clean-up: the lock must die with its holder
+        other.wait()
+    assert reasons(tmp_path) == ["not run yet", "not run yet"]
+
+
+KILLED = """
+import json, sys, time
+from pathlib import Path
+from nanochat_lib.capstone.pipeline import Stage, run_stages
+from nanochat_lib.common import atomic_write
+
+def plain(folder, inputs):
+    for i in range(20):
+        (folder / f"{i}.txt").write_text(str(i))
+        time.sleep(0.005)
+    return {"files": len(list(folder.iterdir()))}
+
+def resuming(folder, inputs):
+    files = sorted((inputs["plain"]).glob("*.txt"))
+    for path in files:
+        if not (folder / path.name).exists():
+            atomic_write(folder / path.name, path.read_text() * 2)
+            time.sleep(0.005)
+    return {"sum": sum(int(path.read_text()) for path in folder.glob("*.txt"))}
+
+print("started", flush=True)
+stages = (Stage("plain", plain), Stage("resuming", resuming, needs=("plain",), resumes=True))
+records = run_stages(stages, None, Path(sys.argv[1]), announce=lambda line: None)
+print(json.dumps({name: [r["fingerprint"], r["files"], r["result"]] for name, r in records.items()}))
+"""
+
+
+def test_kill_at_random_moments_changes_nothing(tmp_path):
+    script = tmp_path / "stages.py"
+    script.write_text(KILLED)
+
+    def start(folder: str) -> subprocess.Popen:
+        command = [sys.executable, str(script), str(tmp_path / folder)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert process.stdout.readline() == b"started\n"
+        return process
+
+    undisturbed = start("a").communicate()[0]
+    rng, killed = random.Random(0), 0
+    # From early to late, so that the first attempts surely die and the last come far.
+    for seconds in sorted(rng.uniform(0.0, 0.3) for _ in range(12)):
+        process = start("b")
+        time.sleep(seconds)
+        killed += process.poll() is None
+        process.kill()
+        process.communicate()
+    assert killed >= 3, "most attempts finished first: little was tested"
+    assert start("b").communicate()[0] == undisturbed

@@ -1,0 +1,111 @@
+"""Grade the exercises of the chapter on attention."""
+
+import pytest
+import torch
+
+from nanochat_lib.model.attention import causal_mask, naive_attention
+
+
+def grade_document_mask(module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for bos_id in (0, 2):
+        idx = torch.randint(0, 4, (3, 12), generator=generator)
+        mask = module.document_mask(idx, bos_id)
+        assert mask.shape == (3, 12, 12) and mask.dtype == torch.bool
+        for b, t, s in ((b, t, s) for b in range(3) for t in range(12) for s in range(12)):
+            may_read = s <= t and bos_id not in idx[b, s + 1 : t + 1].tolist()
+            assert mask[b, t, s].item() == may_read, (
+                f"row {idx[b].tolist()}, bos {bos_id}: may {t} read {s}? got {mask[b, t, s].item()}"
+            )
+
+
+def grade_streaming_attention(module) -> None:
+    q, k, v = torch.randn(3, 2, 3, 17, 8, generator=torch.Generator().manual_seed(0))
+    for scale in (1.0, 30.0):  # at 30, scores reach several thousand: exp overflows beyond 88
+        expected, _ = naive_attention(scale * q, scale * k, v, causal_mask(17))
+        for block in (1, 4, 17, 40):
+            out = module.streaming_attention(scale * q, scale * k, v, block)
+            assert out.isfinite().all(), f"block={block}: overflow, or an empty row of scores?"
+            assert torch.allclose(out, expected, atol=1e-4), f"block={block}, scale={scale}"
+    # rising scores: every block brings a new maximum
+    q, k = torch.ones(1, 1, 17, 4), torch.arange(17.0)[:, None].expand(1, 1, 17, 4)
+    v = torch.randn(1, 1, 17, 4, generator=torch.Generator().manual_seed(1))
+    expected, _ = naive_attention(q, k, v, causal_mask(17))
+    assert torch.allclose(module.streaming_attention(q, k, v, 3), expected, atol=1e-5)
+    _grade_memory(module)
+
+
+def _grade_memory(module) -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                self.elements = max(self.elements, out.numel())
+            return out
+
+    q = torch.zeros(1, 1, 256, 4)
+    with Largest() as watch:
+        module.streaming_attention(q, q, q, 8)
+    if watch.elements > 256 * 8:
+        pytest.fail(f"a tensor of {watch.elements} numbers: (T, block) is {256 * 8}")
+
+
+MUTANTS = {
+    "document_mask": [
+        # bos joins the document before it
+        """def document_mask(idx, bos_id):
+    starts = (idx == bos_id).long()
+    document = starts.cumsum(dim=1) - starts
+    return (document[:, :, None] == document[:, None, :]) & causal_mask(idx.size(1))
+""",
+        # not causal
+        """def document_mask(idx, bos_id):
+    document = (idx == bos_id).cumsum(dim=1)
+    return document[:, :, None] == document[:, None, :]
+""",
+        # the first row's documents for the whole batch
+        """def document_mask(idx, bos_id):
+    document = (idx[:1] == bos_id).cumsum(dim=1).expand(idx.shape)
+    return (document[:, :, None] == document[:, None, :]) & causal_mask(idx.size(1))
+""",
+    ],
+    "streaming_attention": [
+        # forgets to rescale what was summed before
+        """def streaming_attention(q, k, v, block):
+    T, D = q.shape[-2:]
+    position = torch.arange(T)
+    largest = q.new_full((*q.shape[:-1], 1), float("-inf"))
+    total, out = torch.zeros_like(largest), torch.zeros_like(q)
+    for start in range(0, T, block):
+        columns = slice(start, start + block)
+        scores = q @ k[..., columns, :].transpose(-2, -1) / D**0.5
+        scores = scores.masked_fill(position[:, None] < position[columns], float("-inf"))
+        largest = torch.maximum(largest, scores.amax(dim=-1, keepdim=True))
+        weights = (scores - largest).exp()
+        total = total + weights.sum(dim=-1, keepdim=True)
+        out = out + weights @ v[..., columns, :]
+    return out / total
+""",
+        # no maximum: overflows
+        """def streaming_attention(q, k, v, block):
+    T, D = q.shape[-2:]
+    position = torch.arange(T)
+    total, out = 0.0, 0.0
+    for start in range(0, T, block):
+        columns = slice(start, start + block)
+        scores = q @ k[..., columns, :].transpose(-2, -1) / D**0.5
+        weights = scores.masked_fill(position[:, None] < position[columns], float("-inf")).exp()
+        total = total + weights.sum(dim=-1, keepdim=True)
+        out = out + weights @ v[..., columns, :]
+    return out / total
+""",
+        # right, but holds the whole table
+        """def streaming_attention(q, k, v, block):
+    return naive_attention(q, k, v, causal_mask(q.size(-2)))[0]
+""",
+    ],
+}

@@ -1,0 +1,87 @@
+"""Grade the exercises of the chapter on tasks."""
+
+import random
+from collections import Counter
+
+import pytest
+
+
+def grade_majority_floor(module) -> None:
+    rng = random.Random(1)
+    for _ in range(50):
+        train = [rng.choice("abc") for _ in range(rng.randint(1, 12))]
+        test = [rng.choice("abcd") for _ in range(rng.randint(1, 12))]
+        best = max(Counter(train).values())
+        answer = next(a for a in train if train.count(a) == best)
+        expected = test.count(answer) / len(test)
+        assert module.majority_floor(train, test) == (answer, expected), (train, test)
+    for train, test in (([], ["a"]), (["a"], [])):
+        with pytest.raises(ValueError):
+            module.majority_floor(train, test)
+
+
+def grade_leaked_share(module) -> None:
+    leaked_share = module.leaked_share
+    assert leaked_share(["the cat sat down"], ["did the cat sat", "the cat ran"], n=3) == 0.5
+    assert leaked_share(["The CAT sat"], ["the cat SAT"], n=3) == 1.0, "case must not matter"
+    assert leaked_share(["this is a doghouse"], ["is a dog"], n=8) == 0.0, "words, not letters"
+    assert leaked_share(["so this is a dog"], ["is a dog"], n=8) == 1.0, (
+        "a short question counts whole"
+    )
+    assert leaked_share(["a b", "c d"], ["a b c"], n=3) == 0.0, "a run must not cross two texts"
+    assert leaked_share(["a x b x c"], ["a b c"], n=2) == 0.0, "the words must be consecutive"
+    assert leaked_share(["a  b\nc d"], ["a b c"], n=3) == 1.0, "split at any whitespace"
+    assert leaked_share([], ["a b"], n=2) == 0.0
+    assert leaked_share(["z a b c z"], ["q a b c q", "a b", "c b a"], n=3) == pytest.approx(2 / 3)
+    for texts, questions, n in ((["a"], [], 3), (["a"], ["a"], 0)):
+        with pytest.raises(ValueError):
+            leaked_share(texts, questions, n)
+
+
+MUTANTS = {
+    "majority_floor": [
+        """def majority_floor(train_answers, test_answers):
+    if not train_answers or not test_answers:
+        raise ValueError
+    answer = Counter(test_answers).most_common(1)[0][0]
+    return answer, test_answers.count(answer) / len(test_answers)
+""",
+        """def majority_floor(train_answers, test_answers):
+    if not train_answers or not test_answers:
+        raise ValueError
+    answer = Counter(train_answers).most_common(1)[0][0]
+    return answer, train_answers.count(answer) / len(train_answers)
+""",
+        """def majority_floor(train_answers, test_answers):
+    if not train_answers or not test_answers:
+        raise ValueError
+    answer = max(set(train_answers), key=lambda a: (train_answers.count(a), a))
+    return answer, test_answers.count(answer) / len(test_answers)
+""",
+    ],
+    "leaked_share": [
+        """def leaked_share(train_texts, test_questions, n=8):
+    if n < 1 or not test_questions:
+        raise ValueError
+    text = " ".join(train_texts).lower()
+    def leaks(words):
+        size = min(n, len(words))
+        return any(" ".join(words[i:i + size]) in text for i in range(len(words) - size + 1))
+    return sum(leaks(q.lower().split()) for q in test_questions) / len(test_questions)
+""",
+        """def leaked_share(train_texts, test_questions, n=8):
+    if n < 1 or not test_questions:
+        raise ValueError
+    runs = lambda t: {tuple(t.lower().split()[i:i + n]) for i in range(len(t.split()) - n + 1)}
+    known = set().union(*map(runs, train_texts)) if train_texts else set()
+    return sum(bool(runs(q) & known) for q in test_questions) / len(test_questions)
+""",
+        """def leaked_share(train_texts, test_questions, n=8):
+    if n < 1 or not test_questions:
+        raise ValueError
+    known = {w for t in train_texts for w in t.lower().split()}
+    leaks = lambda q: all(w in known for w in q.lower().split())
+    return sum(map(leaks, test_questions)) / len(test_questions)
+""",
+    ],
+}

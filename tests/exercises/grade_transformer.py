@@ -1,0 +1,138 @@
+"""Grade the exercises of the chapter on the transformer."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nanochat_lib.model.gpt import GPTConfig, token_losses
+
+
+def _cost(depth: int, vocab_size: int, sequence_len: int) -> int:
+    config = GPTConfig.from_depth(depth, vocab_size=vocab_size, sequence_len=sequence_len)
+    table = config.padded_vocab_size * config.n_embd
+    matrices = 12 * depth * config.n_embd**2
+    looking = 12 * depth * config.n_embd * sequence_len
+    return 20 * (2 * table + matrices) * (6 * (table + matrices) + looking)
+
+
+def grade_depth_for_budget(module) -> None:
+    for depth, vocab_size, sequence_len in ((1, 1_024, 256), (9, 1_000, 128), (20, 65_536, 2_048)):
+        exact = _cost(depth, vocab_size, sequence_len)
+        arguments = (vocab_size, sequence_len)
+        assert module.depth_for_budget(exact, *arguments) == depth, f"exactly depth {depth}"
+        assert module.depth_for_budget(1.001 * exact, *arguments) == depth, f"a bit over {depth}"
+        if depth > 1:
+            got = module.depth_for_budget(exact - 1, *arguments)
+            assert got == depth - 1, f"one operation short of depth {depth}: got {got}"
+    with pytest.raises(ValueError):
+        module.depth_for_budget(_cost(1, 1_024, 256) - 1, 1_024, 256)
+
+
+def grade_chunked_loss(module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 7, 8, generator=generator).requires_grad_()
+    head = (5 * torch.randn(64, 8, generator=generator)).requires_grad_()
+    targets = torch.randint(0, 50, (3, 7), generator=generator)
+    targets[0, 2:], targets[2, :3] = -1, -1
+    whole = token_losses(15 * torch.tanh(F.linear(x, head)[..., :50] / 15), targets)
+    expected = torch.autograd.grad(whole, (x, head))
+    for chunk in (1, 4, 21, 100):
+        loss = module.chunked_loss(x, head, targets, 50, 15.0, chunk)
+        assert torch.isclose(loss, whole), f"chunk={chunk}: {loss.item()}, not {whole.item()}"
+        for got, right in zip(torch.autograd.grad(loss, (x, head)), expected):
+            assert torch.allclose(got, right, atol=1e-5), f"chunk={chunk}: gradients differ"
+    nothing = module.chunked_loss(x, head, torch.full_like(targets, -1), 50, 15.0, 4)
+    assert nothing.item() == 0.0, f"no targets: got {nothing.item()}"
+    _grade_memory(module, x.detach(), head.detach(), targets)
+
+
+def _grade_memory(module, x, head, targets) -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.dtype.is_floating_point:
+                self.elements = max(self.elements, out.numel())
+            return out
+
+    with Largest() as watch:
+        module.chunked_loss(x, head, targets, 50, 15.0, 2)
+    limit = max(2 * 64, x.numel(), head.numel())
+    assert watch.elements <= limit, f"a tensor of {watch.elements} numbers, allowed are {limit}"
+
+
+MUTANTS = {
+    "depth_for_budget": [
+        # counts the embedding as if it were multiplied
+        """def depth_for_budget(flops, vocab_size, sequence_len):
+    depth = 0
+    while True:
+        config = GPTConfig.from_depth(depth + 1, vocab_size=vocab_size, sequence_len=sequence_len)
+        with torch.device("meta"):
+            weights = GPT(config).num_params()
+        looking = 12 * config.n_layer * config.n_embd * sequence_len
+        if 20 * weights * (6 * weights + looking) > flops:
+            break
+        depth += 1
+    if depth == 0:
+        raise ValueError("too few")
+    return depth
+""",
+        # the first depth that is too expensive
+        """def depth_for_budget(flops, vocab_size, sequence_len):
+    depth = 1
+    while True:
+        config = GPTConfig.from_depth(depth, vocab_size=vocab_size, sequence_len=sequence_len)
+        with torch.device("meta"):
+            model = GPT(config)
+        if 20 * model.num_params() * model.estimate_flops() > flops:
+            if depth == 1:
+                raise ValueError("too few")
+            return depth
+        depth += 1
+""",
+        # never fails: returns 0 or 1 for no money
+        """def depth_for_budget(flops, vocab_size, sequence_len):
+    for depth in range(1, 60):
+        config = GPTConfig.from_depth(depth, vocab_size=vocab_size, sequence_len=sequence_len)
+        with torch.device("meta"):
+            model = GPT(config)
+        if 20 * model.num_params() * model.estimate_flops() > flops:
+            return max(depth - 1, 1)
+""",
+    ],
+    "chunked_loss": [
+        # the mean of the chunks' means
+        """def chunked_loss(x, head, targets, vocab_size, softcap, chunk):
+    means = []
+    for rows, answers in zip(x.flatten(0, 1).split(chunk), targets.flatten().split(chunk)):
+        logits = softcap * torch.tanh(F.linear(rows, head[:vocab_size]) / softcap)
+        means.append(token_losses(logits[None], answers[None]))
+    return torch.stack(means).mean()
+""",
+        # the padding can be predicted
+        """def chunked_loss(x, head, targets, vocab_size, softcap, chunk):
+    total = x.new_zeros(())
+    for rows, answers in zip(x.flatten(0, 1).split(chunk), targets.flatten().split(chunk)):
+        logits = softcap * torch.tanh(F.linear(rows, head) / softcap)
+        total = total + F.cross_entropy(logits, answers, ignore_index=-1, reduction="sum")
+    return total / (targets != -1).sum().clamp(min=1)
+""",
+        # NaN where nothing counts
+        """def chunked_loss(x, head, targets, vocab_size, softcap, chunk):
+    total = x.new_zeros(())
+    for rows, answers in zip(x.flatten(0, 1).split(chunk), targets.flatten().split(chunk)):
+        logits = softcap * torch.tanh(F.linear(rows, head[:vocab_size]) / softcap)
+        total = total + F.cross_entropy(logits, answers, ignore_index=-1, reduction="sum")
+    return total / (targets != -1).sum()
+""",
+        # right, but holds all logits
+        """def chunked_loss(x, head, targets, vocab_size, softcap, chunk):
+    logits = F.linear(x, head[:vocab_size])
+    return token_losses(softcap * torch.tanh(logits / softcap), targets)
+""",
+    ],
+}

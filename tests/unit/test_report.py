@@ -1,0 +1,131 @@
+"""The report card's tables and texts, from a report made by hand."""
+
+import copy
+import struct
+
+import pytest
+
+from nanochat_lib.capstone.layout import (
+    bits_rows,
+    loss_figure,
+    markdown_table,
+    percent,
+    render_report,
+    stage_rows,
+    task_rows,
+    transcript_text,
+)
+
+
+def score(accuracy: float, low: float, high: float, n: int) -> dict:
+    return {"accuracy": accuracy, "low": low, "high": high, "n": n}
+
+
+REPORT = {
+    "profile": "mini",
+    "machine": {
+        "platform": "Linux x86_64",
+        "cpu": "A CPU",
+        "cores": 2,
+        "features": [],
+        "memory_gb": 8.0,
+        "gpus": [],
+        "python": "3.11.7",
+        "torch": "2.15.0",
+    },
+    "stages": {"data": 1.26, "base": 60.0},
+    "model": {"parameters": 1_048_601, "flops_per_token": 7_000_000, "config": {}},
+    "data": {"parts": {"train": {"documents": 10, "bytes": 2_500_000}}, "english_share": 0.25},
+    "bits_per_byte": {
+        "tinyworld": {"uniform": 5.0, "bigram": 2.5, "untrained": 5.001, "base": 1.0, "sft": 0.75}
+    },
+    "tasks": {
+        "word_problems": {
+            "title": "word problems with the calculator",
+            "chance": {"accuracy": 0.125, "name": "the likeliest answer"},
+            "untrained": score(0.0, 0.0, 0.0714, 50),
+            "base": score(0.02, 0.003, 0.105, 50),
+            "sft": score(0.925, 0.8799, 0.954, 200),
+        }
+    },
+    "contamination": {"count": 0, "examples": []},
+    "samples": [{"opening": "One day Vera", "continuation": "ran.\n| # *home*"}],
+    "transcript": [
+        {"task": "facts", "question": "What?", "response": "This.", "correct": True},
+        {"task": "facts", "question": "Who?", "response": "", "correct": False},
+    ],
+}
+
+
+def test_accuracy_is_never_written_without_its_interval_and_floor():
+    assert percent(score(0.925, 0.8799, 0.954, 200)) == "92.5% [88, 95]"
+    header, row = task_rows(REPORT)
+    assert header == ["task", "floor", "untrained, n=50", "base, n=50", "sft, n=200"]
+    assert row == ["word problems", "12.5%", "0.0% [0, 7]", "2.0% [0, 10]", "92.5% [88, 95]"]
+
+
+def test_tasks_with_other_numbers_of_questions_show_both():
+    report = copy.deepcopy(REPORT)
+    report["tasks"]["identity"] = copy.deepcopy(report["tasks"]["word_problems"])
+    report["tasks"]["identity"]["sft"]["n"] = 24
+    assert task_rows(report)[0][-1] == "sft, n=24/200"
+
+
+def test_bits_stand_under_the_model_they_belong_to():
+    header, row = bits_rows(REPORT)
+    assert dict(zip(header, row)) == {
+        "bits per byte": "tinyworld",
+        "uniform": "5.000",
+        "bigram": "2.500",
+        "untrained": "5.001",
+        "base": "1.000",
+        "sft": "0.750",
+    }
+
+
+def test_seconds_are_summed_before_rounding():
+    assert stage_rows(REPORT)[1:] == [["data", "1"], ["base", "60"], ["sum", "61"]]
+
+
+def test_markdown_table_aligns_numbers_to_the_right():
+    assert markdown_table([["a", "b"], ["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+
+
+def test_wrong_answers_are_marked_and_right_ones_not():
+    right, wrong = transcript_text(REPORT["transcript"]).split("\n\n")
+    assert "(wrong)" in wrong and "(wrong)" not in right
+
+
+def test_calculator_calls_read_as_sums():
+    called = "<|python_start|>3*4<|python_end|><|output_start|>12<|output_end|>That is 12."
+    turn = {"question": "Q", "response": called, "correct": True}
+    assert transcript_text([turn]) == "> Q\n[3*4 = 12] That is 12."
+
+
+def test_report_shows_every_measured_part_and_model_text_cannot_become_markup():
+    text = render_report(REPORT, "mini")
+    for part in (
+        "1,048,601 parameters",
+        "10 documents (2.5 MB, 25.0% of it real English)",
+        "The run took",
+        "1.0 minutes",
+        "92.5% [88, 95]",
+        "floor: the likeliest answer",
+        "found in any training text: 0",
+        "A CPU, 2 cores, 8.0 GB, Linux x86_64, Python 3.11.7, torch 2.15.0",
+        "figures/loss.png",
+    ):
+        assert part in text, f"{part!r} is missing"
+    assert ">     | # *home*" in text, "four spaces make it a code block"
+    assert text == render_report(copy.deepcopy(REPORT), "mini")
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_figure_is_a_png_of_the_course_size_and_repeats_to_the_byte(stages):
+    losses = {"base": [7.0, 5.0, 4.0, 3.5], "sft": [3.0, 2.0]}
+    losses = dict(list(losses.items())[:stages])
+    png = loss_figure(losses, untrained_loss=6.93)
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", png[16:24]) == (780, 360)  # 6.5 x 3 inches at 120 dots
+    assert png == loss_figure(losses, untrained_loss=6.93)
+    assert png != loss_figure({**losses, "base": [7.0, 6.9]}, untrained_loss=6.93)
