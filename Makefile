@@ -38,7 +38,7 @@ rust: setup  ## the Rust crate's own tests, and its lints where they are install
 	    cargo clippy --quiet --all-targets --no-default-features -- -D warnings; fi
 
 unit: setup  ## unit, oracle, property and capstone tests
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 notebooks: setup  ## run every notebook and compare its marked outputs
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax -p no:cacheprovider $(NOTEBOOKS)

@@ -727,8 +727,8 @@ plt.show()
 
 # %% [markdown]
 # Look at the stories: they compress to a fraction of what English needs, since a grammar of a few dozen sentences is all they
-# have. A model will learn it within minutes and will then be fluent in this and in nothing else. The lists compress
-# worst, because made-up words are close to random.
+# have. A model will learn it within minutes and will then be fluent in this and in nothing else. Spelling and lists
+# compress worst, because made-up words are close to random.
 #
 # ## Conversations that ask
 #
