@@ -1,6 +1,9 @@
 """TinyWorld: what is held out stays out, and graders refuse wrong answers."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -20,6 +23,31 @@ TEXTS = list(curriculum(WORLD, 300, 3_000))
 def test_a_seed_gives_one_world_and_another_seed_another():
     assert World(0).facts == World(0).facts
     assert World(0).facts != World(1).facts
+
+
+def test_every_process_writes_the_same_text():
+    # Python seeds the order of sets anew in each process, unless told otherwise.
+    program = """if True:
+        from nanochat_lib.common import fingerprint
+        from nanochat_lib.data.synthetic import curriculum
+        from nanochat_lib.data.tinyworld import World
+        from nanochat_lib.tasks.practice import chat_mixture
+        from nanochat_lib.tasks.tinyworld import heldout_tasks
+        world, chat = World(0), chat_mixture(World(0), 300)
+        tests = [[t[i]["messages"] for i in range(len(t))] for t in heldout_tasks(world, 20).values()]
+        print(fingerprint(list(curriculum(world, 300, 300)), [chat[i]["messages"] for i in range(300)], tests))
+    """
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(seen) == 1
 
 
 def test_values_are_dealt_evenly():
