@@ -4,14 +4,26 @@ use std::fmt;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
-    /// The vocabulary has no room for the 256 bytes, or more ids than 32 bits can number.
+    /// The vocabulary has no room for the 256 bytes, or more ids than we number.
     VocabSize(i64),
     /// The split pattern does not compile.
     Pattern { pattern: String, reason: String },
     /// The pattern backtracked too long on one text.
     Split { byte: usize, reason: String },
     /// An id that no token has.
-    UnknownId { id: i64, vocab_size: usize },
+    UnknownId { id: String, vocab_size: usize },
+    /// The different words of the corpus together are longer than training can number.
+    TooManyWords { bytes: u64 },
+    /// The ranks or special tokens given are no vocabulary.
+    Vocabulary(String),
+    /// A file that `save` did not write.
+    File { path: String, reason: String },
+    /// The text holds a special token that was not allowed.
+    SpecialToken { token: String, byte: usize },
+    /// A set of special tokens names one that does not exist.
+    NoSuchSpecial { token: String, known: String },
+    /// Somebody asked us to stop.
+    Stopped,
 }
 
 impl fmt::Display for Error {
@@ -20,7 +32,7 @@ impl fmt::Display for Error {
             Error::VocabSize(n) => write!(
                 f,
                 "vocab_size is {n}: it must be between 256 (the single bytes) and {}",
-                crate::Id::MAX
+                crate::MAX_TOKENS
             ),
             Error::Pattern { pattern, reason } => {
                 write!(f, "the split pattern {pattern:?} does not compile: {reason}")
@@ -33,6 +45,26 @@ impl fmt::Display for Error {
             Error::UnknownId { id, vocab_size } => {
                 write!(f, "unknown token id {id}: this vocabulary has ids 0 to {}", vocab_size - 1)
             }
+            Error::TooManyWords { bytes } => write!(
+                f,
+                "the different words of this corpus hold {bytes} bytes, and training numbers at most \
+                 {}: train on a sample, or use a pattern that cuts shorter words",
+                crate::train::MAX_BYTES
+            ),
+            Error::Vocabulary(reason) => write!(f, "{reason}"),
+            Error::File { path, reason } => {
+                write!(f, "{path} is no tokenizer that save() wrote: {reason}")
+            }
+            Error::SpecialToken { token, byte } => write!(
+                f,
+                "the text holds the special token {token:?} at byte {byte}: to encode it as that \
+                 token, pass allowed_special={{{token:?}}}; to encode its characters as ordinary \
+                 text, pass disallowed_special=()"
+            ),
+            Error::NoSuchSpecial { token, known } => {
+                write!(f, "no special token {token:?}: this tokenizer has {known}")
+            }
+            Error::Stopped => write!(f, "stopped"),
         }
     }
 }

@@ -1,0 +1,448 @@
+//! The Python class. All work happens in the core, with the interpreter released.
+
+mod arguments;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, RwLock};
+
+use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedStr;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyInt, PyList, PyString};
+
+use self::arguments::{
+    documents, id_number, special_rule, thread_count, without_surrogates, wrong_item,
+};
+use self::watch::{Progress, Watched, count_words, supervise};
+use crate::batch::encode_batch;
+use crate::encode::{Encoder, Part, SpecialRule};
+use crate::split::DEFAULT_PATTERN;
+use crate::{Error, Id, MAX_TOKENS, Model, Splitter, Trainer, Vocabulary, store};
+
+/// Texts from this size on are encoded on a thread of their own, so that Ctrl-C is heard.
+const LONG_TEXT: usize = 4 << 20;
+/// A long text is encoded in pieces of this size, with a look at Ctrl-C between them.
+const PIECE: usize = 1 << 20;
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> PyErr {
+        PyValueError::new_err(error.to_string())
+    }
+}
+
+/// A byte-pair-encoding tokenizer: train it, load it or make it from ranks; encode and decode.
+///
+/// A new one knows the 256 single bytes and splits as GPT-4 does, but with at most two digits a word.
+#[pyclass(frozen, module = "rustbpe")]
+struct Tokenizer {
+    // Training swaps in a new model at its end, so a failed or interrupted one changes nothing.
+    serving: RwLock<Arc<Serving>>,
+}
+
+struct Serving {
+    model: Arc<Model>,
+    /// Every id as a Python int: a list of ids then only counts references up.
+    ints: PyOnceLock<Vec<Py<PyInt>>>,
+}
+
+impl Tokenizer {
+    fn with_model(splitter: Splitter, vocabulary: Vocabulary) -> Self {
+        let serving = Serving { model: Model::new(splitter, vocabulary), ints: PyOnceLock::new() };
+        Tokenizer { serving: RwLock::new(Arc::new(serving)) }
+    }
+
+    fn serving(&self) -> Arc<Serving> {
+        self.serving.read().expect("nobody panics while writing").clone()
+    }
+
+    fn model(&self) -> Arc<Model> {
+        self.serving().model.clone()
+    }
+}
+
+impl Serving {
+    fn list<'py>(&self, py: Python<'py>, ids: &[Id]) -> PyResult<Bound<'py, PyList>> {
+        let ints = self.ints.get_or_try_init(py, || {
+            let all = 0..self.model.vocabulary.size() as Id;
+            all.map(|id| Ok::<_, PyErr>(id.into_pyobject(py)?.unbind())).collect()
+        })?;
+        PyList::new(py, ids.iter().map(|&id| ints[id as usize].bind(py)))
+    }
+
+    fn encode(&self, py: Python<'_>, text: &str, rule: &SpecialRule) -> PyResult<Vec<Id>> {
+        let watched = Watched::default();
+        let encode = |encoder: &mut Encoder| {
+            let mut ids = Vec::with_capacity(text.len() / 3);
+            for part in self.model.parts(text, rule)? {
+                match part {
+                    Part::Special(id) => ids.push(id),
+                    Part::Text(text) => {
+                        for piece in self.model.splitter.pieces(text, PIECE) {
+                            if !watched.go_on() {
+                                return Err(Error::Stopped);
+                            }
+                            encoder.encode_into(piece, &mut ids)?;
+                        }
+                    }
+                }
+            }
+            Ok(ids)
+        };
+        let work = || self.model.with_encoder(encode);
+        if text.len() < LONG_TEXT {
+            return Ok(py.detach(work)?);
+        }
+        supervise(py, &watched, work, || Ok(()))
+    }
+
+    /// Encode texts on threads, and make of each text's ids what `wrap` makes of them, in order.
+    fn encode_batch<T: Send>(
+        &self,
+        py: Python<'_>,
+        texts: &Bound<'_, PyList>,
+        rule: &SpecialRule,
+        num_threads: Option<i64>,
+        wrap: impl Fn(Python<'_>, &[Id]) -> PyResult<T> + Sync,
+    ) -> PyResult<Vec<T>> {
+        let threads = thread_count(num_threads)?;
+        let texts = texts.iter().enumerate().map(|(i, text)| {
+            let text =
+                text.cast_into::<PyString>().map_err(|e| wrong_item("texts", i, e.into_inner()))?;
+            PyBackedStr::try_from(without_surrogates(text)?)
+        });
+        let texts = texts.collect::<PyResult<Vec<_>>>()?;
+        let mut wrapped = Vec::with_capacity(texts.len());
+        py.detach(|| {
+            encode_batch(&self.model, &texts, rule, threads, |finished| {
+                Python::attach(|py| {
+                    for ids in finished {
+                        wrapped.push(wrap(py, &ids)?);
+                    }
+                    py.check_signals()
+                })
+            })
+        })?;
+        Ok(wrapped)
+    }
+}
+
+#[pymethods]
+impl Tokenizer {
+    #[new]
+    fn new() -> PyResult<Self> {
+        Ok(Self::with_model(Splitter::new(DEFAULT_PATTERN)?, Vocabulary::from_merges(&[])))
+    }
+
+    /// Make a tokenizer from ranks, as tiktoken has them: lower ids merge first.
+    ///
+    /// Args:
+    ///     ranks: bytes -> id, as a dict or as pairs; each single byte must be among them.
+    ///     pattern: the regex whose matches are the words; None for the default one.
+    ///
+    /// Raises:
+    ///     ValueError: an id or a token comes twice, a byte is missing, or the pattern does not compile.
+    #[staticmethod]
+    #[pyo3(signature = (ranks, pattern=None))]
+    fn from_mergeable_ranks(
+        py: Python<'_>,
+        ranks: &Bound<'_, PyAny>,
+        pattern: Option<&str>,
+    ) -> PyResult<Self> {
+        let items = match ranks.cast::<PyDict>() {
+            Ok(dict) => dict.items().into_any(),
+            Err(_) => ranks.clone(),
+        };
+        let mut pairs: Vec<(Vec<u8>, i64)> = Vec::new();
+        for item in items.try_iter()? {
+            let (token, id): (Bound<'_, PyBytes>, Bound<'_, PyInt>) = item?.extract()?;
+            pairs.push((token.as_bytes().to_vec(), id_number(&id)?));
+        }
+        let splitter = Splitter::new(pattern.unwrap_or(DEFAULT_PATTERN))?;
+        let vocabulary = py.detach(|| Vocabulary::from_ranks(pairs))?;
+        Ok(Self::with_model(splitter, vocabulary))
+    }
+
+    /// Return a tokenizer with the same tokens and these special ones, in place of those it has.
+    ///
+    /// Args:
+    ///     special_tokens: name -> id; the ids must be free. For ids that follow the others, count up
+    ///         from `vocab_size`.
+    ///
+    /// Raises:
+    ///     ValueError: an id is taken, or a name is empty.
+    fn with_special_tokens(&self, special_tokens: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let mut specials = Vec::new();
+        for (name, id) in special_tokens.iter() {
+            specials.push((name.extract::<String>()?, id_number(id.cast::<PyInt>()?)?));
+        }
+        let model = self.model();
+        Ok(Self::with_model(model.splitter.clone(), model.vocabulary.with_specials(specials)?))
+    }
+
+    /// Learn merges until there are vocab_size tokens, or no pair is left to merge.
+    ///
+    /// The result depends on the text, vocab_size and pattern alone. Special tokens are dropped.
+    ///
+    /// Args:
+    ///     iterator: an iterable of str, read once; it may be larger than memory.
+    ///     vocab_size: tokens in the end, counting the 256 bytes.
+    ///     buffer_size: at most so many documents go to a counting thread at a time.
+    ///     pattern: regex whose matches are the words; None for GPT-4's with at most two digits.
+    ///     num_threads: threads that count words; None for one a core.
+    ///     progress: called now and then as progress(stage, done, total): stage "count" with the bytes
+    ///         counted and None, then "merge" with the merges learned and wanted.
+    ///
+    /// Raises:
+    ///     ValueError: a number out of range, or a pattern that does not compile.
+    ///     TypeError: an item that is not str.
+    ///     KeyboardInterrupt: within 0.2 s of Ctrl-C. What the iterator or progress raise is passed on.
+    ///     Whatever happens, the tokenizer stays as it was before the call.
+    #[pyo3(signature = (iterator, vocab_size, buffer_size=8192, pattern=None, *, num_threads=None, progress=None))]
+    #[allow(clippy::too_many_arguments)] // they are Python's keyword arguments
+    fn train_from_iterator(
+        &self,
+        py: Python<'_>,
+        iterator: &Bound<'_, PyAny>,
+        vocab_size: i64,
+        buffer_size: i64,
+        pattern: Option<&str>,
+        num_threads: Option<i64>,
+        progress: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        if !(256..=MAX_TOKENS).contains(&vocab_size) {
+            return Err(Error::VocabSize(vocab_size).into());
+        }
+        if buffer_size < 1 {
+            let message = format!("buffer_size is {buffer_size}: it must be at least 1 document");
+            return Err(PyValueError::new_err(message));
+        }
+        let threads = thread_count(num_threads)?;
+        let splitter = Splitter::new(pattern.unwrap_or(DEFAULT_PATTERN))?;
+        let mut progress = Progress::new(progress);
+        let next = documents(iterator)?;
+        let counts =
+            count_words(py, &splitter, threads, buffer_size as usize, next, &mut progress)?;
+        let n_merges = vocab_size as usize - 256;
+        let watched = Watched::default();
+        let go_on = || watched.go_on();
+        let learn = || {
+            let mut trainer = Trainer::new(counts, &go_on)?;
+            while trainer.merges().len() < n_merges && trainer.step(&go_on).is_some() {
+                watched.done.fetch_add(1, Ordering::Relaxed);
+                if !go_on() {
+                    return Err(Error::Stopped);
+                }
+            }
+            Ok(trainer.into_merges())
+        };
+        let merges = supervise(py, &watched, learn, || {
+            progress.report("merge", watched.done.load(Ordering::Relaxed), Some(n_merges))
+        })?;
+        progress.report("merge", merges.len(), Some(n_merges))?;
+        let trained = Self::with_model(splitter, Vocabulary::from_merges(&merges));
+        *self.serving.write().expect("nobody panics while writing") = trained.serving();
+        Ok(())
+    }
+
+    /// Return the split pattern in use.
+    fn get_pattern(&self) -> String {
+        self.model().splitter.pattern().to_owned()
+    }
+
+    /// Return (bytes, id) of every token but the special ones, by rising id: tiktoken's mergeable ranks.
+    fn get_mergeable_ranks<'py>(&self, py: Python<'py>) -> Vec<(Bound<'py, PyBytes>, Id)> {
+        let model = self.model();
+        model.vocabulary.iter().map(|(id, token)| (PyBytes::new(py, token), id)).collect()
+    }
+
+    /// Special tokens: name -> id.
+    #[getter]
+    fn special_tokens<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let specials = PyDict::new(py);
+        for (name, id) in self.model().vocabulary.specials() {
+            specials.set_item(name, id)?;
+        }
+        Ok(specials)
+    }
+
+    /// The highest id and one: rows that an embedding needs.
+    #[getter]
+    fn vocab_size(&self) -> usize {
+        self.model().vocabulary.size()
+    }
+
+    /// Encode one text.
+    ///
+    /// A lone surrogate, which is no character, is read as U+FFFD.
+    ///
+    /// Args:
+    ///     text: the text.
+    ///     allowed_special: names of special tokens that become their ids, or "all".
+    ///     disallowed_special: names that are an error where the text holds them; "all" for all that
+    ///         are not allowed. Names in neither are ordinary characters.
+    ///
+    /// Raises:
+    ///     ValueError: the text holds a disallowed special token, or a set names one that does not exist.
+    #[pyo3(
+        signature = (text, *, allowed_special=None, disallowed_special=None),
+        text_signature = "($self, text, *, allowed_special=(), disallowed_special='all')"
+    )]
+    fn encode<'py>(
+        &self,
+        py: Python<'py>,
+        text: Bound<'py, PyString>,
+        allowed_special: Option<Bound<'py, PyAny>>,
+        disallowed_special: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let serving = self.serving();
+        let rule = special_rule(&serving.model, allowed_special, disallowed_special)?;
+        let text = without_surrogates(text)?;
+        serving.list(py, &serving.encode(py, text.to_str()?, &rule)?)
+    }
+
+    /// Encode one text into a numpy array of uint32; arguments as in `encode`.
+    #[pyo3(
+        signature = (text, *, allowed_special=None, disallowed_special=None),
+        text_signature = "($self, text, *, allowed_special=(), disallowed_special='all')"
+    )]
+    fn encode_to_numpy<'py>(
+        &self,
+        py: Python<'py>,
+        text: Bound<'py, PyString>,
+        allowed_special: Option<Bound<'py, PyAny>>,
+        disallowed_special: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let serving = self.serving();
+        let rule = special_rule(&serving.model, allowed_special, disallowed_special)?;
+        let text = without_surrogates(text)?;
+        numpy_array(py, &serving.encode(py, text.to_str()?, &rule)?)
+    }
+
+    /// Encode many texts on threads; the special arguments as in `encode`.
+    ///
+    /// Args:
+    ///     texts: a list of str.
+    ///     num_threads: None for one a core.
+    #[pyo3(
+        signature = (texts, num_threads=None, *, allowed_special=None, disallowed_special=None),
+        text_signature = "($self, texts, num_threads=None, *, allowed_special=(), disallowed_special='all')"
+    )]
+    fn batch_encode(
+        &self,
+        py: Python<'_>,
+        texts: &Bound<'_, PyList>,
+        num_threads: Option<i64>,
+        allowed_special: Option<Bound<'_, PyAny>>,
+        disallowed_special: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Vec<Py<PyList>>> {
+        let serving = self.serving();
+        let rule = special_rule(&serving.model, allowed_special, disallowed_special)?;
+        let wrap = |py: Python<'_>, ids: &[Id]| Ok(serving.list(py, ids)?.unbind());
+        serving.encode_batch(py, texts, &rule, num_threads, wrap)
+    }
+
+    /// Encode many texts on threads, each into a numpy array of uint32; arguments as in `batch_encode`.
+    #[pyo3(
+        signature = (texts, num_threads=None, *, allowed_special=None, disallowed_special=None),
+        text_signature = "($self, texts, num_threads=None, *, allowed_special=(), disallowed_special='all')"
+    )]
+    fn batch_encode_to_numpy(
+        &self,
+        py: Python<'_>,
+        texts: &Bound<'_, PyList>,
+        num_threads: Option<i64>,
+        allowed_special: Option<Bound<'_, PyAny>>,
+        disallowed_special: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Vec<Py<PyAny>>> {
+        let serving = self.serving();
+        let rule = special_rule(&serving.model, allowed_special, disallowed_special)?;
+        serving.encode_batch(py, texts, &rule, num_threads, numpy_array)
+    }
+
+    /// Encode bytes: valid UTF-8 as text, and each stretch of other bytes as a word of its own.
+    fn encode_bytes<'py>(&self, py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyList>> {
+        let serving = self.serving();
+        let ids = py.detach(|| serving.model.encode_bytes(data))?;
+        serving.list(py, &ids)
+    }
+
+    /// Decode ids to text: special tokens as their names, bytes that are no valid UTF-8 as U+FFFD.
+    ///
+    /// Raises:
+    ///     ValueError: an id outside the vocabulary.
+    fn decode(&self, ids: &Bound<'_, PyAny>) -> PyResult<String> {
+        Ok(String::from_utf8_lossy(&self.decoded(ids)?).into_owned())
+    }
+
+    /// Decode ids to bytes, which may begin or end inside a character.
+    ///
+    /// Raises:
+    ///     ValueError: an id outside the vocabulary.
+    fn decode_bytes<'py>(
+        &self,
+        py: Python<'py>,
+        ids: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &self.decoded(ids)?))
+    }
+
+    /// Write the tokenizer to a JSON file, whole or not at all.
+    fn save(&self, path: PathBuf) -> PyResult<()> {
+        Ok(store::save(&self.model(), &path)?)
+    }
+
+    /// Read a tokenizer from a file that `save` wrote.
+    ///
+    /// Raises:
+    ///     OSError: the file cannot be read.
+    ///     ValueError: it is damaged, or of another kind.
+    #[staticmethod]
+    fn load(path: PathBuf) -> PyResult<Self> {
+        let (splitter, vocabulary) = store::load(&path)??;
+        Ok(Self::with_model(splitter, vocabulary))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Tokenizer(vocab_size={})", self.vocab_size())
+    }
+}
+
+impl Tokenizer {
+    fn decoded(&self, ids: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+        let model = self.model();
+        let mut bytes = Vec::new();
+        for id in ids.try_iter()? {
+            let id = id?;
+            match id.extract::<i64>() {
+                Ok(id) => bytes.extend_from_slice(model.vocabulary.decode_one(id)?),
+                Err(error) if error.is_instance_of::<PyOverflowError>(id.py()) => {
+                    let vocab_size = model.vocabulary.size();
+                    return Err(Error::UnknownId { id: id.to_string(), vocab_size }.into());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// A numpy array that owns its memory, without a Python list on the way.
+fn numpy_array(py: Python<'_>, ids: &[Id]) -> PyResult<Py<PyAny>> {
+    let bytes = PyByteArray::new_with(py, size_of_val(ids), |bytes| {
+        for (four, id) in bytes.chunks_exact_mut(4).zip(ids) {
+            four.copy_from_slice(&id.to_ne_bytes());
+        }
+        Ok(())
+    })?;
+    Ok(py.import("numpy")?.call_method1("frombuffer", (bytes, "uint32"))?.unbind())
+}
+
+#[pymodule]
+#[pyo3(name = "rustbpe")]
+mod module {
+    #[pymodule_export]
+    use super::Tokenizer;
+}
