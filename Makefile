@@ -5,15 +5,15 @@ PYTHON ?= python3
 PROFILE ?= laptop
 BIN := .venv/bin
 RUN := PYTHON="$(PYTHON)" bash .ci/setup
-HAND_WRITTEN := $(wildcard chapters solutions tests)
+HAND_WRITTEN := $(wildcard chapters solutions tests rustbpe/bench)
 NOTEBOOKS = $(wildcard chapters/*.ipynb solutions/*.ipynb)
 ONE_THREAD := OMP_NUM_THREADS=1 MPLBACKEND=agg HF_HUB_OFFLINE=1
 
-.PHONY: help setup speedrun test lint check rust unit notebooks smoke lock clean
+.PHONY: help setup speedrun test lint check rust unit notebooks smoke bench-tokenizer bench-ideas lock clean
 
 help:  ## show this list
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | while IFS='|' read -r target text; \
-	  do printf '  make %-10s %s\n' "$$target" "$$text"; done
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | while IFS='|' read -r target text; \
+	  do printf '  make %-16s %s\n' "$$target" "$$text"; done
 
 setup:  ## create or update .venv; a second call does nothing
 	@$(RUN)
@@ -46,6 +46,12 @@ notebooks: setup  ## run every notebook and compare its marked outputs
 smoke: setup  ## the micro capstone: all stages in under a minute
 	@base="$$(mktemp -d)"; trap 'rm -rf "$$base"' EXIT; \
 	  NANOCHAT_BASE_DIR="$$base" $(BIN)/nanochat run micro
+
+bench-tokenizer: setup  ## time rustbpe beside its peers; README=1 writes the tables into its README
+	@$(BIN)/python rustbpe/bench/run.py $(if $(README),--readme)
+
+bench-ideas: setup  ## take one idea at a time out of rustbpe, and write what it bought into its README
+	@$(BIN)/python rustbpe/bench/ideas.py
 
 lock: setup  ## pin the newest versions that pyproject.toml allows into requirements.lock
 	.venv/uv/bin/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 \

@@ -21,7 +21,7 @@
 # ```
 #
 # It needs the ranks of the first chapter and pyarrow, a library for files of columns. On a laptop
-# it takes about 10 seconds.
+# it takes about 15 seconds.
 
 # %%
 #| default_exp data.parquet

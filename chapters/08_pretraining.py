@@ -19,7 +19,7 @@
 # ```
 #
 # It needs the chapters on text, the tokenizer, bits per byte, the transformer and the optimizer. On
-# a laptop the chapter takes 20 seconds.
+# a laptop the chapter takes about 25 seconds.
 
 # %%
 #| default_exp training.loader

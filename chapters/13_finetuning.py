@@ -20,7 +20,7 @@
 # We build the loader that packs conversations into rows, take a toy model from "knows, cannot
 # answer" to "answers what it was never asked", and measure that with an interval, since twenty
 # questions prove nothing. You need the training loop, the engine and the tasks of earlier chapters.
-# On a laptop the chapter takes about 15 seconds.
+# On a laptop the chapter takes about 20 seconds.
 
 # %%
 #| default_exp training.finetune

@@ -18,7 +18,7 @@
 #
 # You need functions, dataclasses, and the idea that a program is also data: Python parses Python. No model is
 # trained here, and torch is never imported, so that `course check` answers at once. On a laptop the chapter takes
-# about 15 seconds, a good part of them in a kernel that it starts.
+# about 10 seconds, a good part of them in a kernel that it starts.
 #
 # One cell comes before everything else. It is for emergencies, and the last section but one explains it.
 

@@ -33,7 +33,7 @@ pub fn encode_batch<T: AsRef<str>, E: From<Error>>(
     texts: &[T],
     rule: &SpecialRule,
     threads: usize,
-    mut take: impl FnMut(Vec<Vec<Id>>) -> Result<(), E>,
+    mut take: impl FnMut(&[&[Id]]) -> Result<(), E>,
 ) -> Result<(), E> {
     let pieces = cut(model, texts, rule)?;
     let jobs = group(&pieces);
@@ -55,24 +55,32 @@ pub fn encode_batch<T: AsRef<str>, E: From<Error>>(
         }
         drop(sender);
         let mut waiting: Vec<Option<Ids>> = vec![None; jobs.len()];
-        let (mut done, mut text) = (0, Vec::new());
+        // A text that began in one job may end in a later one.
+        let (mut done, mut begun) = (0, Vec::new());
         let mut collect = || {
             while done < jobs.len() {
                 match receiver.recv_timeout(TICK) {
                     Ok((number, ids)) => waiting[number] = Some(ids?),
-                    Err(RecvTimeoutError::Timeout) => take(Vec::new())?,
+                    Err(RecvTimeoutError::Timeout) => take(&[])?,
                     Err(RecvTimeoutError::Disconnected) => unreachable!("a thread ended early"),
                 }
                 while let Some((ids, ends)) = waiting.get_mut(done).and_then(Option::take) {
                     done += 1;
-                    let (mut start, mut finished) = (0, Vec::with_capacity(ends.len()));
+                    let mut finished: Vec<&[Id]> = Vec::with_capacity(ends.len());
+                    let mut start = 0;
                     for end in ends {
-                        text.extend_from_slice(&ids[start..end]);
+                        finished.push(&ids[start..end]);
                         start = end;
-                        finished.push(std::mem::take(&mut text));
                     }
-                    text.extend_from_slice(&ids[start..]);
-                    take(finished)?;
+                    if let Some(first) = finished.first_mut() {
+                        if !begun.is_empty() {
+                            begun.extend_from_slice(first);
+                            *first = &begun;
+                        }
+                        take(&finished)?;
+                        begun.clear();
+                    }
+                    begun.extend_from_slice(&ids[start..]);
                 }
             }
             Ok(())
@@ -150,7 +158,7 @@ mod tests {
         let mut taken = Vec::new();
         let model = model();
         encode_batch(&model, texts, rule, threads, |ids| {
-            taken.extend(ids);
+            taken.extend(ids.iter().map(|ids| ids.to_vec()));
             Ok::<(), Error>(())
         })?;
         Ok(taken)
@@ -191,7 +199,7 @@ mod tests {
     #[test]
     fn an_error_of_take_ends_it() {
         let texts = vec!["ab ".repeat(100_000); 50];
-        let refuse = |_: Vec<Vec<Id>>| Err(Error::Stopped);
+        let refuse = |_: &[&[Id]]| Err(Error::Stopped);
         let result = encode_batch(&model(), &texts, &SpecialRule::default(), 3, refuse);
         assert_eq!(result, Err(Error::Stopped));
     }

@@ -15,8 +15,8 @@ use crate::{Error, Id, Splitter};
 
 /// From this many bytes on, a word is merged with a heap: O(n log n), where scanning takes O(n^2).
 const LONG_WORD: usize = 128;
-/// Slots of the cache: 32 bytes each, 2 MB in all.
-const SLOTS: usize = 1 << 16;
+/// Sets of the cache: two words of 32 bytes each, 4 MB in all.
+const SETS: usize = 1 << 16;
 /// Ids that a slot has room for; more lie in the cache's `more`.
 const SLOT_IDS: usize = 3;
 /// When `more` holds this many ids, the cache starts afresh.
@@ -55,16 +55,21 @@ struct Slot {
     n: u32,
 }
 
+/// The two places where a word may be, in one line of the processor's cache.
+#[derive(Debug, Clone, Default)]
+#[repr(align(64))]
+struct Set([Slot; 2]);
+
 /// Words that were encoded lately.
 #[derive(Debug)]
 struct Cache {
-    slots: Box<[Slot]>,
+    sets: Box<[Set]>,
     more: Vec<Id>,
 }
 
 impl Default for Cache {
     fn default() -> Self {
-        Cache { slots: vec![Slot::default(); SLOTS].into(), more: Vec::new() }
+        Cache { sets: vec![Set::default(); SETS].into(), more: Vec::new() }
     }
 }
 
@@ -80,7 +85,8 @@ impl Cache {
             slot.ids[0] = self.more.len() as u32;
             self.more.extend_from_slice(ids);
         }
-        self.slots[hash as usize % SLOTS] = slot;
+        let Set([newer, older]) = &mut self.sets[hash as usize % SETS];
+        *older = std::mem::replace(newer, slot);
     }
 }
 
@@ -177,7 +183,7 @@ impl Encoder<'_> {
                 return Ok(());
             };
             let hash = word::hash(key);
-            prefetch(&self.cache.slots[hash as usize % SLOTS]);
+            prefetch(&self.cache.sets[hash as usize % SETS]);
             waiting[n] = (key, hash);
             n += 1;
             if n == AHEAD {
@@ -191,22 +197,26 @@ impl Encoder<'_> {
     }
 
     fn encode_short(&mut self, words: &[(Key, u64)], ids: &mut Vec<Id>) {
+        // All ids of a slot are written, and only those that count are kept: no branch on how many.
+        let (mut found, mut n) = ([0; AHEAD * SLOT_IDS], 0);
         for &(key, hash) in words {
-            let slot = &self.cache.slots[hash as usize % SLOTS];
-            if slot.key != key {
-                self.encode_new(key, hash, ids);
+            let Set([newer, older]) = &self.cache.sets[hash as usize % SETS];
+            let slot = if newer.key == key { newer } else { older };
+            if slot.key == key && slot.n as usize <= SLOT_IDS {
+                found[n..n + SLOT_IDS].copy_from_slice(&slot.ids);
+                n += slot.n as usize;
                 continue;
             }
-            let n = slot.n as usize;
-            if n == 1 {
-                ids.push(slot.ids[0]);
-            } else if n <= SLOT_IDS {
-                ids.extend_from_slice(&slot.ids[..n]);
-            } else {
+            ids.extend_from_slice(&found[..n]);
+            n = 0;
+            if slot.key == key {
                 let start = slot.ids[0] as usize;
-                ids.extend_from_slice(&self.cache.more[start..start + n]);
+                ids.extend_from_slice(&self.cache.more[start..start + slot.n as usize]);
+            } else {
+                self.encode_new(key, hash, ids);
             }
         }
+        ids.extend_from_slice(&found[..n]);
     }
 
     /// Encode a short word that the cache lacks, and remember it.

@@ -30,8 +30,9 @@ const HEADER: u32 = 1 << 31;
 const LARGE: u32 = 1 << 30;
 /// In place of the id of a token that has become the right part of another.
 const DEAD: Id = HEADER - 1;
-/// Slots are numbered with 32 bits.
-pub const MAX_BYTES: u64 = u32::MAX as u64 - 1;
+/// Slots and places are numbered with 32 bits, and there may be twice as many places as slots: a merge
+/// adds at most one for each of its pair's, and takes a slot's token away each time.
+pub const MAX_BYTES: u64 = i32::MAX as u64;
 /// In words of at least so many bytes a token's way back to the header could be long: they have a list.
 const LONG_WORD: usize = 64;
 /// How many places ahead of its work a merge asks for memory.

@@ -20,8 +20,20 @@ pub fn key(text: &[u8], start: usize, end: usize) -> Option<Key> {
         Some(window) => u128::from_le_bytes(window.try_into().expect("16 bytes")),
         None => text[start..end].iter().rev().fold(0, |key, &byte| key << 8 | u128::from(byte)),
     };
-    Some(bytes & ((1 << (8 * len)) - 1) | (len as u128) << 120)
+    let (mask, high) = OF_LENGTH[len];
+    Some(bytes & mask | high)
 }
+
+/// For each length: which bytes belong to the word, and the length where a key has it.
+static OF_LENGTH: [(u128, u128); LONGEST + 1] = {
+    let mut table = [(0, 0); LONGEST + 1];
+    let mut len = 0;
+    while len <= LONGEST {
+        table[len] = ((1 << (8 * len)) - 1, (len as u128) << 120);
+        len += 1;
+    }
+    table
+};
 
 /// Unpack a word: its bytes are the first of the result, as many as the second says.
 #[inline]

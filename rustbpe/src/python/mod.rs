@@ -119,7 +119,7 @@ impl Serving {
             encode_batch(&self.model, &texts, rule, threads, |finished| {
                 Python::attach(|py| {
                     for ids in finished {
-                        wrapped.push(wrap(py, &ids)?);
+                        wrapped.push(wrap(py, ids)?);
                     }
                     py.check_signals()
                 })
