@@ -370,13 +370,15 @@ def train_bpe(
         (bytes, rank) in order of rank; fewer than vocab_size where the text runs out of pairs.
 
     Raises:
-        ValueError: vocab_size is below 256.
+        ValueError: vocab_size is below 256, or no text holds a word.
 
     Source: Sennrich et al. 2016 (arXiv:1508.07909), algorithm 1, on bytes.
     """
     if vocab_size < 256:
         raise ValueError(f"vocab_size is {vocab_size}: the single bytes alone are 256")
     word_counts = count_words(texts, pattern)
+    if not word_counts:
+        raise ValueError("the corpus is empty: no document holds a word to learn from")
     words, counts = [list(word.encode()) for word in word_counts], list(word_counts.values())
     pairs = count_pairs(words, counts)
     where: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
@@ -441,7 +443,7 @@ print(
 generator = random.Random(0)
 for _ in range(200):
     alphabet = generator.choice(["ab", "ab ", "aé1 ", "xyz\n'"])
-    texts = ["".join(generator.choices(alphabet, k=generator.randrange(40))) for _ in range(3)]
+    texts = ["".join(generator.choices(alphabet, k=generator.randint(1, 40))) for _ in range(3)]
     assert train_bpe(texts, 280) == train_naive(texts, 280), f"the trainers part on {texts}"
 
 # %% [markdown]

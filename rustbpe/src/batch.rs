@@ -3,11 +3,12 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, unbounded};
 
 use crate::encode::{Model, Part, SpecialRule};
+use crate::threads::spawn_some;
 use crate::{Error, Id};
 
 /// Bytes of text that a thread encodes at a time. Longer texts are cut into pieces where that is safe.
@@ -27,7 +28,7 @@ type Ids = (Vec<Id>, Vec<usize>);
 
 /// Encode `texts`, and give `take` the ids of the next ones, in order, on the calling thread.
 ///
-/// While there is nothing to take, `take` is called with none about every 50 ms. Its error ends all work.
+/// `take` is called about every 50 ms, with none if there are none. Its error ends all work.
 pub fn encode_batch<T: AsRef<str>, E: From<Error>>(
     model: &Model,
     texts: &[T],
@@ -40,29 +41,35 @@ pub fn encode_batch<T: AsRef<str>, E: From<Error>>(
     let (stop, next_job) = (AtomicBool::new(false), AtomicUsize::new(0));
     let (sender, receiver) = unbounded::<(usize, Result<Ids, Error>)>();
     thread::scope(|scope| {
-        for _ in 0..threads.min(jobs.len()) {
+        let work = || {
             let sender = sender.clone();
-            let work = || {
-                let sender = sender; // dropped with the thread
+            let (jobs, pieces, next_job, stop) = (&jobs, &pieces, &next_job, &stop);
+            move || {
                 while let Some(job) = jobs.get(next_job.fetch_add(1, Ordering::Relaxed)) {
-                    let ids = encode_pieces(model, &pieces[job.pieces.clone()]);
+                    let ids = encode_pieces(model, &pieces[job.pieces.clone()], stop);
                     if stop.load(Ordering::Relaxed) || sender.send((job.number, ids)).is_err() {
                         return;
                     }
                 }
-            };
-            scope.spawn(work);
-        }
+            }
+        };
+        spawn_some(scope, threads.min(jobs.len()), work)?;
         drop(sender);
         let mut waiting: Vec<Option<Ids>> = vec![None; jobs.len()];
         // A text that began in one job may end in a later one.
         let (mut done, mut begun) = (0, Vec::new());
+        let mut taken = Instant::now();
         let mut collect = || {
             while done < jobs.len() {
                 match receiver.recv_timeout(TICK) {
                     Ok((number, ids)) => waiting[number] = Some(ids?),
-                    Err(RecvTimeoutError::Timeout) => take(&[])?,
-                    Err(RecvTimeoutError::Disconnected) => unreachable!("a thread ended early"),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    // A thread has panicked: the scope passes that on when all have ended.
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                }
+                if taken.elapsed() >= TICK {
+                    take(&[])?;
+                    taken = Instant::now();
                 }
                 while let Some((ids, ends)) = waiting.get_mut(done).and_then(Option::take) {
                     done += 1;
@@ -78,6 +85,7 @@ pub fn encode_batch<T: AsRef<str>, E: From<Error>>(
                             *first = &begun;
                         }
                         take(&finished)?;
+                        taken = Instant::now();
                         begun.clear();
                     }
                     begun.extend_from_slice(&ids[start..]);
@@ -133,9 +141,9 @@ fn group(pieces: &[Piece]) -> Vec<Job> {
     jobs
 }
 
-fn encode_pieces(model: &Model, pieces: &[Piece]) -> Result<Ids, Error> {
+fn encode_pieces(model: &Model, pieces: &[Piece], stop: &AtomicBool) -> Result<Ids, Error> {
     let (mut ids, mut ends) = (Vec::with_capacity(PIECE / 3), Vec::new());
-    model.with_encoder(|encoder| {
+    model.with_encoder(stop, |encoder| {
         for piece in pieces {
             match *piece {
                 Piece::Part(Part::Text(text)) => encoder.encode_into(text, &mut ids)?,

@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::prefetch::prefetch;
@@ -21,6 +22,8 @@ const SETS: usize = 1 << 16;
 const SLOT_IDS: usize = 3;
 /// When `more` holds this many ids, the cache starts afresh.
 const MOST_IDS: usize = 1 << 20;
+/// Caches kept for the next encoders: enough for a large machine's cores, 4 MB each.
+const MOST_CACHES: usize = 64;
 /// Words that are looked up together.
 const AHEAD: usize = 32;
 
@@ -96,27 +99,36 @@ pub struct Encoder<'m> {
     model: &'m Model,
     index: &'m Index,
     cache: Cache,
+    stop: &'m AtomicBool,
 }
+
+/// The flag of work that nobody wants to stop.
+pub static NEVER: AtomicBool = AtomicBool::new(false);
 
 impl Model {
     pub fn new(splitter: Splitter, vocabulary: Vocabulary) -> Arc<Self> {
         Arc::new(Model { splitter, vocabulary, caches: Mutex::default() })
     }
 
-    /// Run `work` with an encoder. Its cache comes from one that has finished, and goes to the next.
-    pub fn with_encoder<R>(&self, work: impl FnOnce(&mut Encoder) -> R) -> R {
+    /// Run `work` with an encoder, which stops with an error when somebody sets `stop`.
+    ///
+    /// Its cache comes from one that has finished, and goes to the next.
+    pub fn with_encoder<R>(&self, stop: &AtomicBool, work: impl FnOnce(&mut Encoder) -> R) -> R {
         let cache = self.caches.lock().expect("nobody panics with the caches").pop();
         let index = self.vocabulary.index();
-        let mut encoder = Encoder { model: self, index, cache: cache.unwrap_or_default() };
+        let mut encoder = Encoder { model: self, index, cache: cache.unwrap_or_default(), stop };
         let result = work(&mut encoder);
-        self.caches.lock().expect("nobody panics with the caches").push(encoder.cache);
+        let mut caches = self.caches.lock().expect("nobody panics with the caches");
+        if caches.len() < MOST_CACHES {
+            caches.push(encoder.cache);
+        }
         result
     }
 
     /// Encode one text; special tokens in it are ordinary characters.
     pub fn encode(&self, text: &str) -> Result<Vec<Id>, Error> {
         let mut ids = Vec::with_capacity(text.len() / 3);
-        self.with_encoder(|encoder| encoder.encode_into(text, &mut ids))?;
+        self.with_encoder(&NEVER, |encoder| encoder.encode_into(text, &mut ids))?;
         Ok(ids)
     }
 
@@ -138,10 +150,11 @@ impl Model {
         Ok(parts)
     }
 
-    /// Encode bytes: valid UTF-8 as text, and each stretch of other bytes as a word of its own.
+    /// Encode bytes: valid UTF-8 as text, and each stretch of other bytes as a word of its own. Special
+    /// tokens in it are ordinary characters.
     pub fn encode_bytes(&self, bytes: &[u8]) -> Result<Vec<Id>, Error> {
         let mut ids = Vec::with_capacity(bytes.len() / 3);
-        self.with_encoder(|encoder| {
+        self.with_encoder(&NEVER, |encoder| {
             let mut chunks = bytes.utf8_chunks().peekable();
             let mut broken = Vec::new();
             while let Some(chunk) = chunks.next() {
@@ -189,6 +202,9 @@ impl Encoder<'_> {
             if n == AHEAD {
                 self.encode_short(&waiting, ids);
                 n = 0;
+                if self.stop.load(Ordering::Relaxed) {
+                    return Err(Error::Stopped);
+                }
             }
             Ok(())
         });
@@ -380,7 +396,7 @@ mod tests {
                 // From the cache, and with the heap although the word may be short.
                 prop_assert_eq!(&model.encode(word).unwrap(), &expected);
                 let mut ids = Vec::new();
-                model.with_encoder(|encoder| encoder.merge_long(word.as_bytes(), &mut ids));
+                model.with_encoder(&NEVER, |encoder| encoder.merge_long(word.as_bytes(), &mut ids));
                 if model.vocabulary.index().id(word.as_bytes()).is_none() {
                     prop_assert_eq!(&ids, &expected);
                 }

@@ -12,8 +12,12 @@ pub enum Error {
     Split { byte: usize, reason: String },
     /// An id that no token has.
     UnknownId { id: String, vocab_size: usize },
+    /// There is nothing to learn from.
+    EmptyCorpus { documents: usize, bytes: u64 },
     /// The different words of the corpus together are longer than training can number.
-    TooManyWords { bytes: u64 },
+    TooManyWords { words: u64, bytes: u64 },
+    /// The machine gives us no thread.
+    NoThread(String),
     /// The ranks or special tokens given are no vocabulary.
     Vocabulary(String),
     /// A file that `save` did not write.
@@ -45,12 +49,17 @@ impl fmt::Display for Error {
             Error::UnknownId { id, vocab_size } => {
                 write!(f, "unknown token id {id}: this vocabulary has ids 0 to {}", vocab_size - 1)
             }
-            Error::TooManyWords { bytes } => write!(
+            Error::EmptyCorpus { documents, bytes } => write!(
                 f,
-                "the different words of this corpus hold {bytes} bytes, and training numbers at most \
-                 {}: train on a sample, or use a pattern that cuts shorter words",
+                "the corpus is empty: {documents} documents, {bytes} bytes, and no word in them"
+            ),
+            Error::TooManyWords { words, bytes } => write!(
+                f,
+                "this corpus has {words} different words of {bytes} bytes in all, and training takes at \
+                 most {} of both together: train on a sample, or use a pattern that cuts shorter words",
                 crate::train::MAX_BYTES
             ),
+            Error::NoThread(reason) => write!(f, "no thread could be started: {reason}"),
             Error::Vocabulary(reason) => write!(f, "{reason}"),
             Error::File { path, reason } => {
                 write!(f, "{path} is no tokenizer that save() wrote: {reason}")

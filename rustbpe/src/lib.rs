@@ -20,6 +20,7 @@ mod prefetch;
 pub mod scan;
 pub mod split;
 pub mod store;
+mod threads;
 pub mod train;
 pub mod unicode;
 pub mod vocabulary;

@@ -6,6 +6,7 @@ use fancy_regex::{Regex, RegexBuilder};
 
 use crate::Error;
 use crate::scan::Scanner;
+use crate::unicode::{LETTER, of_char};
 
 /// GPT-4's pattern with numbers cut into groups of at most two digits.
 pub const DEFAULT_PATTERN: &str = concat!(
@@ -85,8 +86,8 @@ impl Splitter {
 
     /// Cut a text into pieces of at least `size` bytes that may be split one by one, on any thread.
     ///
-    /// Between a letter and a space all known patterns cut, whatever stands around them, and none looks
-    /// behind. With any other pattern the text stays whole.
+    /// Between a letter and anything else all known patterns cut, whatever stands around them, and none
+    /// looks behind. With any other pattern the text stays whole.
     pub fn pieces<'t>(&self, text: &'t str, size: usize) -> impl Iterator<Item = &'t str> {
         let known = matches!(self.engine, Engine::Scanner(_));
         let mut rest = text;
@@ -117,12 +118,15 @@ fn scan(
     Ok(())
 }
 
-/// The first place at or after `from` where an ASCII letter is followed by a space.
+/// The first place behind `from` where a letter is followed by something else.
 fn cut_after(text: &str, from: usize) -> Option<usize> {
-    let bytes = text.as_bytes();
-    let pairs = bytes.get(from.max(1) - 1..)?.windows(2);
-    let found = pairs.enumerate().find(|(_, w)| w[0].is_ascii_alphabetic() && w[1] == b' ');
-    found.map(|(i, _)| from.max(1) + i)
+    let start = (from..text.len()).find(|&at| text.is_char_boundary(at))?;
+    let mut before_is_letter = false;
+    let ends = text[start..].char_indices().find(|&(_, character)| {
+        let is_letter = of_char(character) == LETTER;
+        std::mem::replace(&mut before_is_letter, is_letter) && !is_letter
+    });
+    ends.map(|(at, _)| start + at)
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Tokenizers in files: JSON, with the bytes of tokens in base64.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -29,11 +30,19 @@ pub fn save(model: &Model, path: &Path) -> io::Result<()> {
         "special_tokens": specials,
         "tokens": tokens, // the place in the list is the id; null where no token has it
     });
-    let name = path.file_name().ok_or_else(|| io::Error::other("the path names no file"))?;
-    let unfinished =
-        path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
-    let written = fs::write(&unfinished, description.to_string() + "\n")
-        .and_then(|()| fs::rename(&unfinished, path));
+    if path.file_name().is_none() {
+        return Err(io::Error::other("the path names no file"));
+    }
+    static SAVES: AtomicUsize = AtomicUsize::new(0);
+    let number = SAVES.fetch_add(1, Ordering::Relaxed);
+    let unfinished = path.with_file_name(format!(".rustbpe-{}-{number}.tmp", std::process::id()));
+    let write = || {
+        let mut file = fs::File::create(&unfinished)?;
+        writeln!(file, "{description}")?;
+        file.sync_all()?;
+        fs::rename(&unfinished, path)
+    };
+    let written = write();
     if written.is_err() {
         let _ = fs::remove_file(&unfinished); // the error that matters is the first
     }

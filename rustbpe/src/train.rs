@@ -138,7 +138,7 @@ impl Trainer {
     pub fn new(mut counts: WordCounts, go_on: &dyn Fn() -> bool) -> Result<Self, Error> {
         let (n_words, n_bytes) = counts.size();
         if n_words + n_bytes >= MAX_BYTES {
-            return Err(Error::TooManyWords { bytes: n_bytes });
+            return Err(Error::TooManyWords { words: n_words, bytes: n_bytes });
         }
         let mut trainer = Trainer {
             text: Vec::with_capacity((n_words + n_bytes) as usize + 1),

@@ -1,5 +1,6 @@
 //! A vocabulary: which bytes each id stands for, and everything encoding looks up.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -14,7 +15,7 @@ use crate::{Error, Id, MAX_TOKENS, Pair};
 #[derive(Debug, Clone, Default)]
 pub struct Vocabulary {
     bytes: Vec<u8>,
-    ends: Vec<u32>, // of each id in `bytes`; an id that no token has is empty
+    ends: Vec<usize>, // of each id in `bytes`; an id that no token has is empty
     specials: Vec<(String, Id)>, // by rising id
     all_specials: OnceLock<SpecialFinder>,
     index: OnceLock<Index>,
@@ -33,13 +34,13 @@ impl Vocabulary {
     /// 256 bytes, then one token for each merge. Merges name earlier ids.
     pub fn from_merges(merges: &[Pair]) -> Self {
         let mut bytes: Vec<u8> = (0..=255).collect();
-        let mut ends: Vec<u32> = (1..=256).collect();
+        let mut ends: Vec<usize> = (1..=256).collect();
         for &(left, right) in merges {
             for id in [left as usize, right as usize] {
-                let start = if id == 0 { 0 } else { ends[id - 1] as usize };
-                bytes.extend_from_within(start..ends[id] as usize);
+                let start = if id == 0 { 0 } else { ends[id - 1] };
+                bytes.extend_from_within(start..ends[id]);
             }
-            ends.push(bytes.len() as u32);
+            ends.push(bytes.len());
         }
         Vocabulary { bytes, ends, ..Vocabulary::default() }
     }
@@ -48,7 +49,7 @@ impl Vocabulary {
     pub fn from_ranks(mut ranks: Vec<(Vec<u8>, i64)>) -> Result<Self, Error> {
         let wrong = |reason: String| Err(Error::Vocabulary(reason));
         ranks.sort_by_key(|(_, id)| *id);
-        let (mut bytes, mut ends) = (Vec::new(), Vec::<u32>::new());
+        let (mut bytes, mut ends) = (Vec::new(), Vec::<usize>::new());
         for (token, id) in &ranks {
             if !(0..MAX_TOKENS).contains(id) {
                 return wrong(format!(
@@ -66,12 +67,9 @@ impl Vocabulary {
                     show(token)
                 ));
             }
-            ends.resize(*id as usize, bytes.len() as u32);
+            ends.resize(*id as usize, bytes.len());
             bytes.extend_from_slice(token);
-            let Ok(end) = u32::try_from(bytes.len()) else {
-                return wrong("the tokens together hold more than 4 GB".to_owned());
-            };
-            ends.push(end);
+            ends.push(bytes.len());
         }
         let vocabulary = Vocabulary { bytes, ends, ..Vocabulary::default() };
         let mut ids: FxHashMap<&[u8], Id> = FxHashMap::default();
@@ -122,11 +120,16 @@ impl Vocabulary {
     fn token(&self, id: Id) -> Option<&[u8]> {
         let end = *self.ends.get(id as usize)?;
         let start = if id == 0 { 0 } else { self.ends[id as usize - 1] };
-        (start < end).then(|| &self.bytes[start as usize..end as usize])
+        (start < end).then(|| &self.bytes[start..end])
     }
 
     pub fn specials(&self) -> &[(String, Id)] {
         &self.specials
+    }
+
+    /// Ids below this may be tokens that are not special.
+    pub fn n_ordinary(&self) -> usize {
+        self.ends.len()
     }
 
     /// The highest id and one: rows that an embedding needs.
@@ -222,14 +225,18 @@ impl Index {
                 }
             }
         }
-        // Any two tokens that together are a token merge into it, whichever two training has met.
+        // Any two tokens that together are a token merge into it, whichever two training has met. To try
+        // lengths that no token has would take the square of a very long token's length.
+        let lengths: BTreeSet<usize> = vocabulary.iter().map(|(_, token)| token.len()).collect();
         for (id, token) in vocabulary.iter() {
-            for middle in 1..token.len() {
-                let halves = (index.id(&token[..middle]), index.id(&token[middle..]));
-                if let (Some(left), Some(right)) = halves {
-                    let pair = u64::from(left) << 32 | u64::from(right);
-                    index.merges.insert_unique(hash_pair(pair), (pair, id), |e| hash_pair(e.0));
+            for &middle in lengths.range(..token.len()) {
+                if !lengths.contains(&(token.len() - middle)) {
+                    continue;
                 }
+                let Some(left) = index.id(&token[..middle]) else { continue };
+                let Some(right) = index.id(&token[middle..]) else { continue };
+                let pair = u64::from(left) << 32 | u64::from(right);
+                index.merges.insert_unique(hash_pair(pair), (pair, id), |e| hash_pair(e.0));
             }
         }
         index

@@ -4,24 +4,35 @@ use std::borrow::Cow;
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyUnicodeEncodeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyInt, PyString};
+use pyo3::types::PyString;
 
 use crate::encode::SpecialRule;
 use crate::{Error, Model};
 
-/// An id as a number; one too large for 64 bits is no id of ours, and the core says so.
-pub fn id_number(id: &Bound<'_, PyInt>) -> PyResult<i64> {
-    match id.extract::<i64>() {
-        Err(error) if error.is_instance_of::<PyOverflowError>(id.py()) => Ok(i64::MAX),
-        result => result,
+/// An int. One that 64 bits cannot hold is out of every range that we have.
+#[derive(Debug, Clone, Copy)]
+pub struct Number(pub i64);
+
+impl<'py> FromPyObject<'_, 'py> for Number {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match object.extract::<i64>() {
+            Ok(number) => Ok(Number(number)),
+            Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => {
+                let message = format!("{} is out of range", object.str()?.to_cow()?);
+                Err(PyValueError::new_err(message))
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
-pub fn thread_count(num_threads: Option<i64>) -> PyResult<usize> {
+pub fn thread_count(num_threads: Option<Number>) -> PyResult<usize> {
     match num_threads {
         None => Ok(std::thread::available_parallelism().map_or(1, |n| n.get())),
-        Some(n @ 1..=1024) => Ok(n as usize),
-        Some(n) => {
+        Some(Number(n @ 1..=1024)) => Ok(n as usize),
+        Some(Number(n)) => {
             let message = format!("num_threads is {n}: it must be between 1 and 1024, or None");
             Err(PyValueError::new_err(message))
         }

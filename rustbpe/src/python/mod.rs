@@ -1,4 +1,4 @@
-//! The Python class. All work happens in the core, with the interpreter released.
+//! The Python class. What takes long happens in the core, with the interpreter released.
 
 mod arguments;
 mod watch;
@@ -14,7 +14,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyInt, PyList, PyString};
 
 use self::arguments::{
-    documents, id_number, special_rule, thread_count, without_surrogates, wrong_item,
+    Number, documents, special_rule, thread_count, without_surrogates, wrong_item,
 };
 use self::watch::{Progress, Watched, count_words, supervise};
 use crate::batch::encode_batch;
@@ -24,8 +24,8 @@ use crate::{Error, Id, MAX_TOKENS, Model, Splitter, Trainer, Vocabulary, store};
 
 /// Texts from this size on are encoded on a thread of their own, so that Ctrl-C is heard.
 const LONG_TEXT: usize = 4 << 20;
-/// A long text is encoded in pieces of this size, with a look at Ctrl-C between them.
-const PIECE: usize = 1 << 20;
+/// Ids below this have a Python int ready: 8 MB of them at most.
+const MOST_INTS: usize = 1 << 18;
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> PyErr {
@@ -44,7 +44,7 @@ struct Tokenizer {
 
 struct Serving {
     model: Arc<Model>,
-    /// Every id as a Python int: a list of ids then only counts references up.
+    /// The first ids as Python ints: a list of ids then only counts references up.
     ints: PyOnceLock<Vec<Py<PyInt>>>,
 }
 
@@ -66,10 +66,14 @@ impl Tokenizer {
 impl Serving {
     fn list<'py>(&self, py: Python<'py>, ids: &[Id]) -> PyResult<Bound<'py, PyList>> {
         let ints = self.ints.get_or_try_init(py, || {
-            let all = 0..self.model.vocabulary.size() as Id;
-            all.map(|id| Ok::<_, PyErr>(id.into_pyobject(py)?.unbind())).collect()
+            let first = 0..self.model.vocabulary.n_ordinary().min(MOST_INTS) as Id;
+            first.map(|id| Ok::<_, PyErr>(id.into_pyobject(py)?.unbind())).collect()
         })?;
-        PyList::new(py, ids.iter().map(|&id| ints[id as usize].bind(py)))
+        let int = |&id: &Id| match ints.get(id as usize) {
+            Some(int) => int.bind(py).clone(),
+            None => PyInt::new(py, id),
+        };
+        PyList::new(py, ids.iter().map(int))
     }
 
     fn encode(&self, py: Python<'_>, text: &str, rule: &SpecialRule) -> PyResult<Vec<Id>> {
@@ -79,19 +83,12 @@ impl Serving {
             for part in self.model.parts(text, rule)? {
                 match part {
                     Part::Special(id) => ids.push(id),
-                    Part::Text(text) => {
-                        for piece in self.model.splitter.pieces(text, PIECE) {
-                            if !watched.go_on() {
-                                return Err(Error::Stopped);
-                            }
-                            encoder.encode_into(piece, &mut ids)?;
-                        }
-                    }
+                    Part::Text(text) => encoder.encode_into(text, &mut ids)?,
                 }
             }
             Ok(ids)
         };
-        let work = || self.model.with_encoder(encode);
+        let work = || self.model.with_encoder(&watched.stop, encode);
         if text.len() < LONG_TEXT {
             return Ok(py.detach(work)?);
         }
@@ -104,7 +101,7 @@ impl Serving {
         py: Python<'_>,
         texts: &Bound<'_, PyList>,
         rule: &SpecialRule,
-        num_threads: Option<i64>,
+        num_threads: Option<Number>,
         wrap: impl Fn(Python<'_>, &[Id]) -> PyResult<T> + Sync,
     ) -> PyResult<Vec<T>> {
         let threads = thread_count(num_threads)?;
@@ -157,8 +154,8 @@ impl Tokenizer {
         };
         let mut pairs: Vec<(Vec<u8>, i64)> = Vec::new();
         for item in items.try_iter()? {
-            let (token, id): (Bound<'_, PyBytes>, Bound<'_, PyInt>) = item?.extract()?;
-            pairs.push((token.as_bytes().to_vec(), id_number(&id)?));
+            let (token, Number(id)): (Bound<'_, PyBytes>, Number) = item?.extract()?;
+            pairs.push((token.as_bytes().to_vec(), id));
         }
         let splitter = Splitter::new(pattern.unwrap_or(DEFAULT_PATTERN))?;
         let vocabulary = py.detach(|| Vocabulary::from_ranks(pairs))?;
@@ -176,7 +173,7 @@ impl Tokenizer {
     fn with_special_tokens(&self, special_tokens: &Bound<'_, PyDict>) -> PyResult<Self> {
         let mut specials = Vec::new();
         for (name, id) in special_tokens.iter() {
-            specials.push((name.extract::<String>()?, id_number(id.cast::<PyInt>()?)?));
+            specials.push((name.extract::<String>()?, id.extract::<Number>()?.0));
         }
         let model = self.model();
         Ok(Self::with_model(model.splitter.clone(), model.vocabulary.with_specials(specials)?))
@@ -196,22 +193,26 @@ impl Tokenizer {
     ///         counted and None, then "merge" with the merges learned and wanted.
     ///
     /// Raises:
-    ///     ValueError: a number out of range, or a pattern that does not compile.
+    ///     ValueError: a number out of range, a pattern that does not compile, or an empty corpus.
     ///     TypeError: an item that is not str.
     ///     KeyboardInterrupt: within 0.2 s of Ctrl-C. What the iterator or progress raise is passed on.
     ///     Whatever happens, the tokenizer stays as it was before the call.
-    #[pyo3(signature = (iterator, vocab_size, buffer_size=8192, pattern=None, *, num_threads=None, progress=None))]
+    #[pyo3(
+        signature = (iterator, vocab_size, buffer_size=Number(8192), pattern=None, *, num_threads=None, progress=None),
+        text_signature = "($self, iterator, vocab_size, buffer_size=8192, pattern=None, *, num_threads=None, progress=None)"
+    )]
     #[allow(clippy::too_many_arguments)] // they are Python's keyword arguments
     fn train_from_iterator(
         &self,
         py: Python<'_>,
         iterator: &Bound<'_, PyAny>,
-        vocab_size: i64,
-        buffer_size: i64,
+        vocab_size: Number,
+        buffer_size: Number,
         pattern: Option<&str>,
-        num_threads: Option<i64>,
+        num_threads: Option<Number>,
         progress: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
+        let (Number(vocab_size), Number(buffer_size)) = (vocab_size, buffer_size);
         if !(256..=MAX_TOKENS).contains(&vocab_size) {
             return Err(Error::VocabSize(vocab_size).into());
         }
@@ -334,7 +335,7 @@ impl Tokenizer {
         &self,
         py: Python<'_>,
         texts: &Bound<'_, PyList>,
-        num_threads: Option<i64>,
+        num_threads: Option<Number>,
         allowed_special: Option<Bound<'_, PyAny>>,
         disallowed_special: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Vec<Py<PyList>>> {
@@ -353,7 +354,7 @@ impl Tokenizer {
         &self,
         py: Python<'_>,
         texts: &Bound<'_, PyList>,
-        num_threads: Option<i64>,
+        num_threads: Option<Number>,
         allowed_special: Option<Bound<'_, PyAny>>,
         disallowed_special: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Vec<Py<PyAny>>> {
@@ -362,7 +363,8 @@ impl Tokenizer {
         serving.encode_batch(py, texts, &rule, num_threads, numpy_array)
     }
 
-    /// Encode bytes: valid UTF-8 as text, and each stretch of other bytes as a word of its own.
+    /// Encode bytes: valid UTF-8 as text, and each stretch of other bytes as a word of its own. Special
+    /// tokens in it are ordinary characters.
     fn encode_bytes<'py>(&self, py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyList>> {
         let serving = self.serving();
         let ids = py.detach(|| serving.model.encode_bytes(data))?;

@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, bounded};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::Error;
 use crate::count::{LocalCounter, WordCounts};
 use crate::split::Splitter;
+use crate::threads::spawn_some;
 
 /// How long Ctrl-C may wait.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -44,7 +45,7 @@ impl<'py> Progress<'py> {
 /// What the work of a thread tells the one that waits for it.
 #[derive(Default)]
 pub struct Watched {
-    stop: AtomicBool,
+    pub stop: AtomicBool,
     pub done: AtomicUsize,
 }
 
@@ -71,10 +72,13 @@ pub fn supervise<T: Send>(
         loop {
             match py.detach(|| receiver.recv_timeout(TICK)) {
                 Ok(result) => return Ok(result?),
-                Err(RecvTimeoutError::Disconnected) => unreachable!("work() always sends"),
+                // The work has panicked: the scope passes that on.
+                Err(RecvTimeoutError::Disconnected) => return Err(Error::Stopped.into()),
                 Err(RecvTimeoutError::Timeout) => {
                     if let Err(error) = py.check_signals().and_then(|()| tick()) {
                         watched.stop();
+                        // Let others run until the work has ended.
+                        py.detach(|| receiver.recv()).ok();
                         return Err(error);
                     }
                 }
@@ -113,22 +117,37 @@ pub fn count_words<'py>(
     mut next: impl FnMut() -> Option<PyResult<Bound<'py, PyString>>>,
     progress: &mut Progress<'_>,
 ) -> PyResult<WordCounts> {
-    let counts = WordCounts::default();
+    let mut counts = WordCounts::default();
     let watched = Watched::default();
+    let mut n_documents = 0;
     let (batches, work) = bounded::<Batch>(threads);
     let (finished, results) = bounded(threads);
     thread::scope(|scope| {
-        for _ in 0..threads {
+        let mut running = spawn_some(scope, threads, || {
             let (work, finished) = (work.clone(), finished.clone());
             let (counts, watched) = (&counts, &watched);
-            scope.spawn(move || finished.send(count_batches(counts, splitter, work, watched)));
-        }
-        drop(work);
+            move || finished.send(count_batches(counts, splitter, work, watched))
+        })?;
+        drop((work, finished)); // the threads have their own
+        let mut looked = Instant::now();
         let mut feed = || {
             let mut batch = Batch::default();
             while let Some(document) = next() {
                 let document = document?;
-                for piece in splitter.pieces(document.to_str()?, BATCH_BYTES) {
+                n_documents += 1;
+                if looked.elapsed() >= TICK {
+                    look_around(py, &watched, progress)?;
+                    looked = Instant::now();
+                }
+                // A str outside ASCII would keep the UTF-8 that to_str() makes for as long as it lives.
+                let utf8;
+                let text = if document.call_method0("isascii")?.is_truthy()? {
+                    document.to_str()?
+                } else {
+                    utf8 = document.encode_utf8()?;
+                    std::str::from_utf8(utf8.as_bytes()).expect("it was just encoded")
+                };
+                for piece in splitter.pieces(text, BATCH_BYTES) {
                     batch.push(piece);
                     if batch.ends.len() < buffer_size && batch.text.len() < BATCH_BYTES {
                         continue;
@@ -142,7 +161,6 @@ pub fn count_words<'py>(
         };
         let mut result = feed();
         drop(batches); // the threads end when they have counted what was sent
-        let mut running = threads;
         while running > 0 {
             if result.is_err() {
                 watched.stop();
@@ -158,14 +176,28 @@ pub fn count_words<'py>(
                         _ => {}
                     }
                 }
-                Err(RecvTimeoutError::Disconnected) => unreachable!("each thread sends once"),
+                // A thread has panicked: the scope passes that on.
+                Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => result = result.and(py.check_signals()),
             }
         }
         result
     })?;
-    progress.report("count", watched.done.load(Ordering::Relaxed), None)?;
+    let n_bytes = watched.done.load(Ordering::Relaxed);
+    if counts.size().0 == 0 {
+        return Err(Error::EmptyCorpus { documents: n_documents, bytes: n_bytes as u64 }.into());
+    }
+    progress.report("count", n_bytes, None)?;
     Ok(counts)
+}
+
+/// Look at Ctrl-C, and report progress where that is due.
+fn look_around(py: Python<'_>, watched: &Watched, progress: &mut Progress<'_>) -> PyResult<()> {
+    py.check_signals()?;
+    if progress.is_due() {
+        progress.report("count", watched.done.load(Ordering::Relaxed), None)?;
+    }
+    Ok(())
 }
 
 /// Wait until a thread takes the batch. False if there is none left to do so.
@@ -177,13 +209,11 @@ fn send(
     progress: &mut Progress<'_>,
 ) -> PyResult<bool> {
     while watched.go_on() {
-        py.check_signals()?;
-        if progress.is_due() {
-            progress.report("count", watched.done.load(Ordering::Relaxed), None)?;
-        }
+        look_around(py, watched, progress)?;
         match py.detach(|| batches.send_timeout(batch, TICK)) {
             Ok(()) => return Ok(true),
-            Err(error) => batch = error.into_inner(),
+            Err(SendTimeoutError::Disconnected(_)) => return Ok(false),
+            Err(SendTimeoutError::Timeout(unsent)) => batch = unsent,
         }
     }
     Ok(false)
@@ -198,6 +228,9 @@ fn count_batches(
     let mut local = LocalCounter::new(counts);
     for batch in work {
         for text in batch.texts() {
+            if !watched.go_on() {
+                return Err(Error::Stopped);
+            }
             // One that fails stops all.
             local.add_text(splitter, text, || watched.go_on()).inspect_err(|_| watched.stop())?;
         }
