@@ -128,13 +128,15 @@ def train_bpe(
         (bytes, rank) in order of rank; fewer than vocab_size where the text runs out of pairs.
 
     Raises:
-        ValueError: vocab_size is below 256.
+        ValueError: vocab_size is below 256, or no text holds a word.
 
     Source: Sennrich et al. 2016 (arXiv:1508.07909), algorithm 1, on bytes.
     """
     if vocab_size < 256:
         raise ValueError(f"vocab_size is {vocab_size}: the single bytes alone are 256")
     word_counts = count_words(texts, pattern)
+    if not word_counts:
+        raise ValueError("the corpus is empty: no document holds a word to learn from")
     words, counts = [list(word.encode()) for word in word_counts], list(word_counts.values())
     pairs = count_pairs(words, counts)
     where: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
