@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import resource
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,19 +180,27 @@ def measure_encoding(name: str, corpus: Path, ranks: Path, threads: int) -> dict
 
 
 def measure_growth(corpus: Path, ranks: Path) -> dict:
-    """Time one text of 1 MB and of 10 MB, and one letter a million and ten million times."""
-    encode = ours(ranks)[0]
-    text = "".join(documents(corpus))
+    """Time 10 MB as one text and as many, and one letter a million and ten million times.
+
+    Each time with a new tokenizer, so that none has seen the text before.
+    """
+    texts = list(documents(corpus))
+    text = "".join(texts)[:10_000_000]
+    samples = {
+        "one_text": [text],
+        "documents": [text[at : at + DOCUMENT] for at in range(0, len(text), DOCUMENT)],
+        "letter_1": ["a" * 1_000_000],
+        "letter_10": ["a" * 10_000_000],
+    }
     found = {}
-    for name, make in (("text", lambda n: text[:n]), ("letter", lambda n: "a" * n)):
-        for n in (1_000_000, 10_000_000):
-            sample = make(n)
-            times = []
-            for _ in range(5):
-                start = time.perf_counter()
-                encode([sample])
-                times.append(time.perf_counter() - start)
-            found[f"{name}_{n}"] = min(times)
+    for name, sample in samples.items():
+        times = []
+        for _ in range(5):
+            encode = ours(ranks)[0]
+            start = time.perf_counter()
+            encode(sample)
+            times.append(time.perf_counter() - start)
+        found[name] = statistics.median(times)
     return found
 
 
