@@ -35,7 +35,8 @@ rust: setup  ## the Rust crate's own tests, and its lints where they are install
 	  cd rustbpe && cargo test --quiet --no-default-features && \
 	  if cargo fmt --version >/dev/null 2>&1; then cargo fmt --check; fi && \
 	  if cargo clippy --version >/dev/null 2>&1; then \
-	    cargo clippy --quiet --all-targets --no-default-features -- -D warnings; fi
+	    cargo clippy --quiet --all-targets --no-default-features -- -D warnings && \
+	    PYO3_PYTHON="$(CURDIR)/$(BIN)/python" cargo clippy --quiet -- -D warnings; fi
 
 unit: setup  ## unit, oracle, property and capstone tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile tests
