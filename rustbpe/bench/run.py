@@ -98,29 +98,40 @@ def median(runs: list[dict], key: str = "seconds") -> float:
 
 
 def interrupt_seconds(corpus: Path) -> float:
-    """Return how long Ctrl-C takes to end training: the longest of several moments."""
+    """Return how long Ctrl-C takes to end training: the longest over moments of both stages."""
     code = """
 import sys
 from itertools import cycle
 from rustbpe import Tokenizer
 texts = open(sys.argv[1], encoding="utf-8").read().splitlines(keepends=True)
-print("ready", flush=True)
+seen = set()
+
+def progress(stage, done, total):
+    if stage not in seen:
+        seen.add(stage)
+        print(stage, flush=True)
+
 try:
-    Tokenizer().train_from_iterator(cycle(texts) if sys.argv[2] == "count" else texts, 2**24)
+    documents = cycle(texts) if sys.argv[2] == "count" else texts
+    Tokenizer().train_from_iterator(documents, 2**24, progress=progress)
 except KeyboardInterrupt:
     print("stopped", flush=True)
 """
     longest = 0.0
-    for stage, wait in (("count", 0.3), ("count", 1.0), ("merge", 0.6), ("merge", 0.9)):
-        command = [sys.executable, "-c", code, str(corpus), stage]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        process.stdout.readline()
-        time.sleep(wait)
-        start = time.perf_counter()
-        process.send_signal(signal.SIGINT)
-        if process.stdout.readline().strip() == "stopped":
+    for stage in ("count", "merge"):
+        for wait in (0.0, 0.05, 0.1, 0.2):
+            command = [sys.executable, "-c", code, str(corpus), stage]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            while process.stdout.readline() != f"{stage}\n":
+                pass
+            time.sleep(wait)
+            start = time.perf_counter()
+            process.send_signal(signal.SIGINT)
+            said = process.stdout.readline()
+            if said != "stopped\n":
+                raise RuntimeError(f"Ctrl-C in {stage!r} came too late: training said {said!r}")
             longest = max(longest, time.perf_counter() - start)
-        process.communicate()
+            process.communicate()
     return longest
 
 

@@ -3,18 +3,16 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{RecvTimeoutError, unbounded};
 
 use crate::encode::{Model, Part, SpecialRule};
-use crate::threads::spawn_some;
+use crate::threads::{TICK, spawn_some};
 use crate::{Error, Id};
 
 /// Bytes of text that a thread encodes at a time. Longer texts are cut into pieces where that is safe.
 const PIECE: usize = 64 << 10;
-/// How long the caller waits before it may look around.
-const TICK: Duration = Duration::from_millis(50);
 
 /// A part of a text, or its end.
 #[derive(Debug, Clone, Copy)]

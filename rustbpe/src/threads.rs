@@ -1,8 +1,12 @@
 //! Threads, as many as the machine gives.
 
 use std::thread::{Builder, Scope};
+use std::time::Duration;
 
 use crate::Error;
+
+/// How long a thread waits for others before it looks around.
+pub const TICK: Duration = Duration::from_millis(50);
 
 /// Start up to `n` threads, each with work that `make` makes; fewer where the machine refuses more.
 ///

@@ -222,6 +222,7 @@ except KeyboardInterrupt:
         "tokenizer.train_from_iterator(['a b ' * 300] * 10**7, 300, pattern='[ab ]', num_threads=9)",
         "[tokenizer.encode('the cat ' * 10_000_000) for _ in itertools.count()]",
         "tokenizer.encode('語。' * 50_000_000)",
+        "tokenizer.encode('語語語語語語。' * 15_000_000)",
         "tokenizer.batch_encode(['the cat ' * 50_000_000])",
     ],
 )

@@ -247,7 +247,7 @@ def test_by_default_a_special_token_in_text_is_an_error():
     with pytest.raises(
         ValueError, match=r'"<\|end\|><\|bos\|>" at byte 3.*disallowed_special=\(\)'
     ):
-        rust.encode("thé"[:2] + "a<|end|><|bos|>")
+        rust.encode("éa<|end|><|bos|>")
     ordinary = rust.encode("<|bos|>", disallowed_special=())
     assert max(ordinary) < 300 and rust.decode(ordinary) == "<|bos|>"
     # Of two that begin together the longer one is meant, if it is allowed.

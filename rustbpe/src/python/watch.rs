@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, bounded};
 use pyo3::prelude::*;
@@ -11,10 +11,8 @@ use pyo3::types::PyString;
 use crate::Error;
 use crate::count::{LocalCounter, WordCounts};
 use crate::split::Splitter;
-use crate::threads::spawn_some;
+use crate::threads::{TICK, spawn_some};
 
-/// How long Ctrl-C may wait.
-pub const TICK: Duration = Duration::from_millis(50);
 /// Bytes of text that a thread counts at a time.
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -68,7 +66,9 @@ pub fn supervise<T: Send>(
 ) -> PyResult<T> {
     thread::scope(|scope| {
         let (sender, receiver) = bounded(1);
-        scope.spawn(move || sender.send(work()));
+        thread::Builder::new()
+            .spawn_scoped(scope, move || sender.send(work()))
+            .map_err(|error| Error::NoThread(error.to_string()))?;
         loop {
             match py.detach(|| receiver.recv_timeout(TICK)) {
                 Ok(result) => return Ok(result?),
