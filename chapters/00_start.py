@@ -398,10 +398,11 @@ def _first_line(*command: str) -> str:
     if program is None:
         return ""
     try:
-        done = subprocess.run([program, *command[1:]], capture_output=True, text=True, timeout=10)
+        done = subprocess.run([program, *command[1:]], capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.partition("\n")[0].strip() if done.returncode == 0 else ""
+    text = done.stdout.decode("utf-8", errors="replace")  # whatever the locale
+    return text.partition("\n")[0].strip() if done.returncode == 0 else ""
 
 
 # %%
@@ -516,7 +517,9 @@ def hash_in_a_new_process(text: str) -> str:
     """Ask a fresh Python for hash(text)."""
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONHASHSEED"}
     command = [sys.executable, "-c", f"print(hash({text!r}))"]
-    return subprocess.run(command, env=clean, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        command, env=clean, capture_output=True, encoding="utf-8", check=True
+    ).stdout
 
 
 assert hash_in_a_new_process("order") != hash_in_a_new_process("order")
@@ -679,7 +682,7 @@ import tempfile
 
 folder = Path(tempfile.mkdtemp())
 progress = folder / "progress.json"
-progress.write_text('{"step": 100}')
+progress.write_text('{"step": 100}', encoding="utf-8")
 
 careless = """
 import os, signal, sys
@@ -693,9 +696,9 @@ with open(sys.argv[1], "w") as file:
 # NBVAL_CHECK_OUTPUT
 done = subprocess.run([sys.executable, "-c", careless, str(progress)])
 assert done.returncode == -signal.SIGKILL
-print(progress.read_text())
+print(progress.read_text(encoding="utf-8"))
 try:
-    json.loads(progress.read_text())
+    json.loads(progress.read_text(encoding="utf-8"))
 except json.JSONDecodeError as error:
     print(error)
 
@@ -714,6 +717,25 @@ import secrets
 
 # %%
 #| export
+def replace_surrogates(text: str) -> str:
+    """Make a text that UTF-8 can hold: half a UTF-16 pair becomes U+FFFD, two halves their character.
+
+    Python reads the half from JSON such as "\\ud83d", and raises only where it is written.
+    """
+    try:
+        text.encode("utf-8")
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+# %%
+assert replace_surrogates("cut \ud83d") == "cut \ufffd"
+assert replace_surrogates("\ud83d\ude00") == "\N{GRINNING FACE}"
+
+
+# %%
+#| export
 def atomic_write(path: Path | str, data: bytes | str) -> None:
     """Write a whole file or nothing: readers see the old content or the new, never a part.
 
@@ -727,7 +749,7 @@ def atomic_write(path: Path | str, data: bytes | str) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            file.write(replace_surrogates(data).encode() if isinstance(data, str) else data)
             file.flush()
             # Without this, a power cut can leave the new name on an empty file.
             os.fsync(file.fileno())
@@ -746,17 +768,18 @@ import inspect
 careful = f"""
 import os, secrets, signal, sys
 from pathlib import Path
+{inspect.getsource(replace_surrogates)}
 {inspect.getsource(atomic_write)}
 os.fsync = lambda number: os.kill(os.getpid(), signal.SIGKILL)
 atomic_write(sys.argv[1], '{{"step": 200}}')
 """
-progress.write_text('{"step": 100}')
+progress.write_text('{"step": 100}', encoding="utf-8")
 
 # %%
 # NBVAL_CHECK_OUTPUT
 done = subprocess.run([sys.executable, "-c", careful, str(progress)])
 assert done.returncode == -signal.SIGKILL
-print(progress.read_text(), "and", len(list(folder.glob(".*.tmp"))), "leftover")
+print(progress.read_text(encoding="utf-8"), "and", len(list(folder.glob(".*.tmp"))), "leftover")
 
 # %% [markdown]
 # Step 100 is still there. The leftover is harmless: its name starts with a dot and nobody reads it.
@@ -766,7 +789,7 @@ print(progress.read_text(), "and", len(list(folder.glob(".*.tmp"))), "leftover")
 for old in folder.glob(".*.tmp"):
     old.unlink()
 atomic_write(progress, '{"step": 200}')
-assert json.loads(progress.read_text()) == {"step": 200}
+assert json.loads(progress.read_text(encoding="utf-8")) == {"step": 200}
 assert [path.name for path in folder.iterdir()] == ["progress.json"]
 
 # %% [markdown]
@@ -805,7 +828,7 @@ print(f"a page of 4 KB: {1e3 * plain:.2f} ms plain, {1e3 * safe:.2f} ms atomic")
 def stage(mark: Path, settings: dict, work: object) -> str:
     """Do the work unless a mark says that it was done with these very settings."""
     wanted = fingerprint(settings)
-    if mark.exists() and mark.read_text() == wanted:
+    if mark.exists() and mark.read_text(encoding="utf-8") == wanted:
         return "skipped"
     work()
     atomic_write(mark, wanted)
@@ -834,8 +857,8 @@ def _memory_gb() -> float:
     """Return the memory this process may use, in GB of 1e9 bytes, within a container's limit."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and limit.read_text().strip().isdigit():
-        total = min(total, int(limit.read_text()))
+    if limit.exists() and limit.read_text(encoding="utf-8").strip().isdigit():
+        total = min(total, int(limit.read_text(encoding="utf-8")))
     return round(total / 1e9, 1)
 
 

@@ -369,7 +369,7 @@ assert list(read_json_lines(folder / "pages.jsonl")) == [page]
 
 # %%
 # NBVAL_CHECK_OUTPUT
-(folder / "broken.jsonl").write_text('{"text": "fine"}\n{"text": \n')
+(folder / "broken.jsonl").write_text('{"text": "fine"}\n{"text": \n', encoding="utf-8")
 try:
     list(read_json_lines(folder / "broken.jsonl"))
 except ValueError as error:
@@ -855,7 +855,7 @@ def from_datasets(
 
 # %%
 rows = [{"id": i, "text": text, "url": "", "language": "en"} for i, text in enumerate(toy)]
-(folder / "web.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+(folder / "web.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 assert list(from_datasets(folder / "web.jsonl")) == toy
 assert list(islice(from_datasets(folder / "docs"), 50)) == documents[:50]
 

@@ -806,7 +806,9 @@ def read_gpt2_ranks(encoder_json: Path | str) -> dict[bytes, int]:
 # NBVAL_CHECK_OUTPUT
 with tempfile.TemporaryDirectory() as folder:
     sample = Path(folder) / "encoder.json"
-    sample.write_text(json.dumps({"\u0120the": 262, "\u010a": 198, "<|endoftext|>": 50256}))
+    sample.write_text(
+        json.dumps({"\u0120the": 262, "\u010a": 198, "<|endoftext|>": 50256}), encoding="utf-8"
+    )
     print(read_gpt2_ranks(sample))
 
 # %% [markdown]

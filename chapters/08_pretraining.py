@@ -749,7 +749,7 @@ def load_checkpoint(
         ValueError: the tokenizer differs, or the optimizers cover other parameters.
     """
     path = Path(path)
-    meta = json.loads((path / "meta.json").read_text())
+    meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
     check_tokenizer(meta, tokenizer_hash, path)
     model.load_state_dict(load_file(path / "model.safetensors"))
     if optimizers is None:
@@ -794,7 +794,7 @@ def load_model(
     path = folder if (folder / "meta.json").exists() else latest_checkpoint(folder)
     if path is None or not (path / "model.safetensors").exists():
         raise ValueError(f"no complete checkpoint in {folder}: did the training finish a save?")
-    config = GPTConfig(**json.loads((path / "meta.json").read_text())["config"])
+    config = GPTConfig(**json.loads((path / "meta.json").read_text(encoding="utf-8"))["config"])
     model = GPT(config)
     meta = load_checkpoint(path, model, None, tokenizer.hash if tokenizer else None)
     return model.to(device), meta
@@ -1040,7 +1040,7 @@ class Trainer:
         path = latest_checkpoint(self.folder)
         if path is None:
             return
-        saved = json.loads((path / "meta.json").read_text())
+        saved = json.loads((path / "meta.json").read_text(encoding="utf-8"))
         check_same_run(saved, self.meta, path)
         load_checkpoint(path, self.model, self.optimizers, self.meta.get("tokenizer_hash"))
         self.loader.load_state_dict(saved["loader"])
@@ -1427,7 +1427,10 @@ for step in (3, 17, 31):
 rough = pretrain(small, shards_train, shards_val, tokenizer, folder / "rough", progress=None)
 one, two = (load_model(folder / name)[0].state_dict() for name in ("quiet", "rough"))
 print("weights equal:", all(torch.equal(one[name], two[name]) for name in one))
-histories = [json.loads((folder / name / "losses.json").read_text()) for name in ("quiet", "rough")]
+histories = [
+    json.loads((folder / name / "losses.json").read_text(encoding="utf-8"))
+    for name in ("quiet", "rough")
+]
 print("losses equal:", histories[0]["losses"] == histories[1]["losses"])
 print("evaluations equal:", quiet["evals"] == rough["evals"])
 

@@ -640,7 +640,7 @@ disable_progress_bars()  # two rows need none
 def write_jsonl(name: str, rows: list) -> Path:
     """Write one JSON value a line."""
     path = folder / name
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 

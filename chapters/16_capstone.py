@@ -68,14 +68,16 @@ from nanochat_lib.model.attention import CausalSelfAttention
 # %%
 def cut(folder: Path, inputs: dict[str, Path], text: str) -> dict:
     """Write the words of the text, one a line."""
-    (folder / "words.txt").write_text("\n".join(text.split()))
+    (folder / "words.txt").write_text("\n".join(text.split()), encoding="utf-8")
     return {"words": len(text.split())}
 
 
 def count(folder: Path, inputs: dict[str, Path], most: int) -> dict:
     """Count the first words."""
-    words = (inputs["cut"] / "words.txt").read_text().split()[:most]
-    (folder / "counts.json").write_text(json.dumps({word: words.count(word) for word in words}))
+    words = (inputs["cut"] / "words.txt").read_text(encoding="utf-8").split()[:most]
+    (folder / "counts.json").write_text(
+        json.dumps({word: words.count(word) for word in words}), encoding="utf-8"
+    )
     return {}
 
 
@@ -407,7 +409,7 @@ def run_stage(stage: Stage, profile: object, run_folder: Path, wanted: dict) -> 
     clock, seconds_before = folder / "seconds.json", 0.0
     unfinished = before is not None and before["wanted"] == wanted and before["state"] == "running"
     if unfinished and clock.exists():
-        seconds_before = json.loads(clock.read_text())
+        seconds_before = json.loads(clock.read_text(encoding="utf-8"))
     if not (unfinished and stage.resumes):
         forget(folder)
     record = {"stage": stage.name, "fingerprint": fingerprint(wanted), "wanted": wanted}
@@ -438,7 +440,7 @@ def only_one(folder: Path) -> Iterator[None]:
         ValueError: another process holds the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
+    with open(folder / "lock", "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -537,7 +539,7 @@ show_reasons(toy_stages, Toy(), toy_run)
 show_reasons(toy_stages, Toy(), toy_run)
 show_reasons(toy_stages, Toy(most=2), toy_run)
 show_reasons(toy_stages, Toy(text="one rose", most=2), toy_run)
-print(json.loads((toy_run / "count" / "counts.json").read_text()))
+print(json.loads((toy_run / "count" / "counts.json").read_text(encoding="utf-8")))
 
 # %% [markdown]
 # ## The stages of nanochat
@@ -1197,7 +1199,8 @@ print(f"{work['flops'] / (8 * 989e12 * 0.4) / 3600:.1f} hours")
 
 # %%
 manifest = Path(scratch.name) / "mine.toml"
-manifest.write_text("""
+manifest.write_text(
+    """
 [profile.mine]
 about = "micro, smaller: for this chapter"
 data = {warmup_documents = 300, documents = 900, validation_documents = 40, english_bytes = 20_000}
@@ -1226,7 +1229,9 @@ max_tokens = 48
 batches = 2
 samples = 1
 sample_tokens = 32
-""")
+""",
+    encoding="utf-8",
+)
 profile = load_profile("mine", manifest)
 work = plan(profile)
 print(
@@ -1863,7 +1868,7 @@ assert second == first != grade("4 4 5 4")
 def make_stage(source: str) -> tuple[Stage, ...]:
     """Write a stage as a module of its own, import it, and wrap it."""
     path = Path(scratch.name) / "grading.py"
-    path.write_text(source)
+    path.write_text(source, encoding="utf-8")
     linecache.clearcache()
     names = {"__name__": "grading"}
     exec(compile(source, str(path), "exec"), names)
@@ -1909,11 +1914,11 @@ def physical_cores() -> int:
     topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
     siblings = {Path(topology.format(cpu)) for cpu in allowed}
     if siblings and all(path.exists() for path in siblings):
-        cores = len({path.read_text() for path in siblings})
+        cores = len({path.read_text(encoding="utf-8") for path in siblings})
     else:
         cores = len(allowed) or os.cpu_count() or 1
     quota = Path("/sys/fs/cgroup/cpu.max")
-    limit, period = quota.read_text().split() if quota.exists() else ("max", "1")
+    limit, period = quota.read_text(encoding="utf-8").split() if quota.exists() else ("max", "1")
     return cores if limit == "max" else max(1, min(cores, round(int(limit) / int(period))))
 
 

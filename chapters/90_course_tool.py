@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 
 if sys.argv[1:] == ["--rebuild"]:
-    script = re.split(r"^# %%.*\n", Path(__file__).read_text(), flags=re.MULTILINE)
+    script = re.split(r"^# %%.*\n", Path(__file__).read_text(encoding="utf-8"), flags=re.MULTILINE)
     exec("\n\n".join(cell for cell in script if cell.startswith("#| export")))
     raise SystemExit(main(["build", "course_tool", "--no-execute"]))
 
@@ -256,7 +256,7 @@ def read_manifest(root: Path) -> Manifest:
     Raises:
         CourseError: no valid TOML, or a field is missing or has the wrong type.
     """
-    text = (root / "course.toml").read_text()
+    text = (root / "course.toml").read_text(encoding="utf-8")
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -283,7 +283,7 @@ import tempfile
 
 toml = 'title = "toy"\nchapters = ["00_start"]\n\n[profile.laptop]\nsteps = 3\n\n[[exercise]]\nname = "add"\n'
 with tempfile.TemporaryDirectory() as folder:
-    Path(folder, "course.toml").write_text(toml)
+    Path(folder, "course.toml").write_text(toml, encoding="utf-8")
     try:
         read_manifest(Path(folder))
     except CourseError as error:
@@ -851,11 +851,11 @@ def format_python(files: dict[str, str]) -> dict[str, str]:
         for path, text in files.items():
             target = Path(folder, path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
+            target.write_text(text, encoding="utf-8")
         for command in (["check", *rules], ["format"]):
             options = ["--isolated", "--no-cache", "--line-length", "100", "--quiet", folder]
             subprocess.run([sys.executable, "-m", "ruff", *command, *options], capture_output=True)
-        return {path: Path(folder, path).read_text() for path in files}
+        return {path: Path(folder, path).read_text(encoding="utf-8") for path in files}
 
 
 # %%
@@ -1032,8 +1032,13 @@ files = [path for path in sorted(library.rglob("*.py")) if path.name != "__init_
 modules = {
     path.relative_to(library).with_suffix("").as_posix().replace("/", "."): path for path in files
 }
-origin = {m: re.search(r"chapters/(\w+)\.py", path.read_text())[1] for m, path in modules.items()}
-library_graph = import_graph({module: path.read_text() for module, path in modules.items()})
+origin = {
+    m: re.search(r"chapters/(\w+)\.py", path.read_text(encoding="utf-8"))[1]
+    for m, path in modules.items()
+}
+library_graph = import_graph(
+    {module: path.read_text(encoding="utf-8") for module, path in modules.items()}
+)
 chapters = sorted(set(origin.values()))
 arrows = {
     (origin[a], origin[b])
@@ -1353,7 +1358,7 @@ with tempfile.TemporaryDirectory() as folder:
     package = Path(folder, "nanochat_lib")
     package.mkdir()
     Path(package, "__init__.py").touch()
-    Path(package, "numbers.py").write_text(exported["nanochat_lib/numbers.py"])
+    Path(package, "numbers.py").write_text(exported["nanochat_lib/numbers.py"], encoding="utf-8")
     using = "# %%\nfrom nanochat_lib.numbers import double\n\nprint(double(21))\n"
     print(run_notebook("small.py", read_cells(using, "small.py"), Path(folder)))
 
@@ -1464,7 +1469,11 @@ def load_exercise(path: Path, extra: str = "") -> ModuleType:
     """
     module = ModuleType(path.stem)
     module.__file__ = str(path)
-    cells = [cell for cell in read_cells(path.read_text(), str(path)) if cell.kind == "code"]
+    cells = [
+        cell
+        for cell in read_cells(path.read_text(encoding="utf-8"), str(path))
+        if cell.kind == "code"
+    ]
     first = next((n for n, cell in enumerate(cells) if cell.has("exercise")), len(cells))
     for number, cell in enumerate(cells):
         if number < first or cell.has("exercise"):
@@ -1477,7 +1486,7 @@ def load_exercise(path: Path, extra: str = "") -> ModuleType:
 # %%
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "small.py")
-    path.write_text(solution)
+    path.write_text(solution, encoding="utf-8")
     right, mutant = load_exercise(path), load_exercise(path, extra="def triple(x): return 2 * x")
 assert (right.triple(5), mutant.triple(5)) == (15, 10)
 
@@ -1555,7 +1564,7 @@ def _listing_problems(root: Path, manifest: Manifest) -> list[Problem]:
 
 def _read_source(root: Path, path: str, slug: str, index: int) -> Source:
     """Read one file, and refuse directives that belong in the other kind of file."""
-    text = (root / path).read_text()
+    text = (root / path).read_text(encoding="utf-8")
     if not text.startswith(HEADER):
         way_out = "copy the first lines of chapters/00_start.py"
         raise CourseError(Problem(path, 1, "the header differs", way_out))
@@ -1632,7 +1641,7 @@ def _modules_on_disk(root: Path) -> dict[str, str]:
     """Read the library as it is: it stands in for chapters that are broken at the moment."""
     modules = {}
     for path in sorted((root / PACKAGE).rglob("*.py")):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         try:
             ast.parse(text)
         except SyntaxError:
@@ -1698,7 +1707,7 @@ def current_stamp(source: Source, plan: Plan) -> str:
 def read_notebook(path: Path) -> dict | None:
     """Read a notebook, or return None where there is none or it is no notebook of ours."""
     try:
-        notebook = json.loads(path.read_text())
+        notebook = json.loads(path.read_text(encoding="utf-8"))
         sound = notebook["metadata"]["course"].keys() == {"sources", "outputs"}
         stored_outputs(notebook)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -1752,7 +1761,7 @@ def _staged_library(root: Path, files: dict[str, str]):
             shutil.copytree(root / PACKAGE, stage / PACKAGE, ignore=ignored)
         for path, text in files.items():
             (stage / path).parent.mkdir(parents=True, exist_ok=True)
-            (stage / path).write_text(text)
+            (stage / path).write_text(text, encoding="utf-8")
         yield stage
 
 
@@ -1777,7 +1786,7 @@ def write_changed(root: Path, files: dict[str, str]) -> list[str]:
 
     changed = []
     for path, text in files.items():
-        if not (root / path).is_file() or (root / path).read_text() != text:
+        if not (root / path).is_file() or (root / path).read_text(encoding="utf-8") != text:
             atomic_write(root / path, text)
             changed.append(path)
     return changed
@@ -1811,7 +1820,7 @@ def _remove_orphans(root: Path, plan: Plan, chosen: list[Source], everything: bo
     """Delete generated files whose source is gone; what a person may have written stays."""
     removed = []
     for name in stray_files(root, plan):
-        first = (root / name).read_text(errors="replace").partition("\n")[0]
+        first = (root / name).read_text(errors="replace", encoding="utf-8").partition("\n")[0]
         ours = any(first.startswith(f"{GENERATED}from {s.path} ") for s in chosen)
         generated = first.startswith(GENERATED) or name.endswith(".ipynb")
         if ours or (everything and (generated or name.startswith("exercises/"))):
@@ -1884,8 +1893,8 @@ def pretend(path: str, cells: list[Cell], library: Path) -> list[list[dict]]:
 
 toy = Path(tempfile.mkdtemp())
 (toy / "chapters").mkdir()
-(toy / "course.toml").write_text('title = "toy"\nchapters = ["00_small"]\n')
-(toy / "chapters/00_small.py").write_text(HEADER + "\n" + small)
+(toy / "course.toml").write_text('title = "toy"\nchapters = ["00_small"]\n', encoding="utf-8")
+(toy / "chapters/00_small.py").write_text(HEADER + "\n" + small, encoding="utf-8")
 assert read_manifest(toy).chapters == (Chapter("00_small"),)
 
 # %%
@@ -2064,7 +2073,7 @@ def format_gate(root: Path, plan: Plan) -> list[Problem]:
     folders = [name for name in ("chapters", "solutions", "tests") if (root / name).is_dir()]
     command = [sys.executable, "-m", "ruff", "format", "--check", "--isolated", "--no-cache"]
     command += ["--exclude", "*.ipynb", "--line-length", "100", "--output-format", "concise"]
-    done = subprocess.run([*command, *folders], cwd=root, capture_output=True, text=True)
+    done = subprocess.run([*command, *folders], cwd=root, capture_output=True, encoding="utf-8")
     places = re.findall(r"^(\S+?\.py):(\d+):\d+: (.*)$", done.stdout, re.MULTILINE)
     return [
         Problem(path, int(line), f"ruff format: {what}", f"`ruff format --line-length 100 {path}`")
@@ -2090,7 +2099,7 @@ def drift_gate(root: Path, plan: Plan) -> list[Problem]:
         slugs |= dict.fromkeys(source.files, source.slug)
     problems = []
     for path, text in expected.items():
-        found = (root / path).read_text() if (root / path).is_file() else ""
+        found = (root / path).read_text(encoding="utf-8") if (root / path).is_file() else ""
         if found != text:
             what = "differs from what its source gives" if found else "is missing"
             way_out = f"edit the source, then run `course build {slugs.get(path, '')}`".rstrip(" `")
@@ -2148,12 +2157,17 @@ def run_gate(root: Path, plan: Plan) -> list[Problem]:
         if outputs is None:
             same = notebook["metadata"]["course"]["sources"] == stamp
             what = "its outputs were edited" if same else "is older than its code or the library"
-            line = path.read_text()[: path.read_text().rfind('"course": {')].count("\n") + 1
+            line = (
+                path.read_text(encoding="utf-8")[
+                    : path.read_text(encoding="utf-8").rfind('"course": {')
+                ].count("\n")
+                + 1
+            )
             problems.append(Problem(source.notebook, line, what, again))
             continue
         expected, found = (
             notebook_text(make_notebook(source.cells, outputs, stamp)),
-            path.read_text(),
+            path.read_text(encoding="utf-8"),
         )
         if found != expected:
             line = first_difference(found, expected)
@@ -2270,7 +2284,7 @@ def _grader_faults(root: Path, slug: str, name: str) -> list[str]:
     path = root / f"tests/exercises/grade_{slug}.py"
     if not path.is_file():
         return [f"no grader tests/exercises/grade_{slug}.py"]
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     graders = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     faults = [] if f"grade_{name}" in graders else [f"{path.name} has no grade_{name}"]
     mutants = 0
@@ -2356,7 +2370,7 @@ def check(root: Path) -> dict[str, list[Problem]]:
 # %%
 # NBVAL_CHECK_OUTPUT
 by_hand = toy / "nanochat_lib/numbers.py"
-by_hand.write_text(by_hand.read_text().replace("x + x", "2 * x"))
+by_hand.write_text(by_hand.read_text(encoding="utf-8").replace("x + x", "2 * x"), encoding="utf-8")
 for gate, problems in check(toy).items():
     for problem in problems:
         print(f"[{gate}] {problem}")
@@ -2382,7 +2396,7 @@ print(build(toy, [], run=pretend), check(toy)["drift"])
 # %%
 import time
 
-some = {f"{name}.py": modules[name].read_text() for name in list(modules)[:8]}
+some = {f"{name}.py": modules[name].read_text(encoding="utf-8") for name in list(modules)[:8]}
 start = time.perf_counter()
 together = format_python(some)
 one_call = time.perf_counter() - start
@@ -2395,7 +2409,7 @@ print(f"{len(some)} modules: {one_call:.2f} s in one call, {many_calls:.2f} s in
 # %%
 assert many_calls > 2 * one_call, f"got {many_calls / one_call:.1f} times: is the machine busy?"
 start = time.perf_counter()
-import_graph({module: path.read_text() for module, path in modules.items()})
+import_graph({module: path.read_text(encoding="utf-8") for module, path in modules.items()})
 print(f"{(time.perf_counter() - start) * 1000:.0f} ms to parse all {len(modules)} modules")
 
 
@@ -2537,7 +2551,7 @@ def _list(arguments: argparse.Namespace) -> int:
         minutes = sum(exercise.minutes for exercise in exercises)
         work = f"{len(exercises)} exercises, {minutes} min" if exercises else ""
         path = root / chapter.path
-        cells = read_cells(path.read_text(), chapter.path) if path.is_file() else []
+        cells = read_cells(path.read_text(encoding="utf-8"), chapter.path) if path.is_file() else []
         print(f"{chapter.slug:14}{module_title(cells)[:62]:64}{work}")
     print("\nread one: course read SLUG, or open its notebook in chapters/")
     return 0
@@ -2548,7 +2562,7 @@ def _read(arguments: argparse.Namespace) -> int:
 
     root = find_root(Path.cwd())
     chapter = read_manifest(root).find(arguments.slug)
-    cells = read_cells((root / chapter.path).read_text(), chapter.path)
+    cells = read_cells((root / chapter.path).read_text(encoding="utf-8"), chapter.path)
     notebook = read_notebook((root / chapter.path).with_suffix(".ipynb"))
     console = Console(width=min(104, Console().width))
     for part in rendered(cells, stored_outputs(notebook) if notebook else None):
@@ -2641,7 +2655,7 @@ os.chdir(here)
 
 
 # %%
-by_hand.write_text("this is no Python (")
+by_hand.write_text("this is no Python (", encoding="utf-8")
 build(toy, [], run=pretend, say=lambda line: None)
 assert check(toy)["drift"] == []
 shutil.rmtree(toy)

@@ -33,11 +33,11 @@ def physical_cores() -> int:
     topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
     siblings = {Path(topology.format(cpu)) for cpu in allowed}
     if siblings and all(path.exists() for path in siblings):
-        cores = len({path.read_text() for path in siblings})
+        cores = len({path.read_text(encoding="utf-8") for path in siblings})
     else:
         cores = len(allowed) or os.cpu_count() or 1
     quota = Path("/sys/fs/cgroup/cpu.max")
-    limit, period = quota.read_text().split() if quota.exists() else ("max", "1")
+    limit, period = quota.read_text(encoding="utf-8").split() if quota.exists() else ("max", "1")
     return cores if limit == "max" else max(1, min(cores, round(int(limit) / int(period))))
 
 

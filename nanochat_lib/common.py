@@ -23,6 +23,7 @@ __all__ = [
     "fingerprint",
     "local_generator",
     "base_dir",
+    "replace_surrogates",
     "atomic_write",
     "machine_summary",
 ]
@@ -107,10 +108,11 @@ def _first_line(*command: str) -> str:
     if program is None:
         return ""
     try:
-        done = subprocess.run([program, *command[1:]], capture_output=True, text=True, timeout=10)
+        done = subprocess.run([program, *command[1:]], capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.partition("\n")[0].strip() if done.returncode == 0 else ""
+    text = done.stdout.decode("utf-8", errors="replace")  # whatever the locale
+    return text.partition("\n")[0].strip() if done.returncode == 0 else ""
 
 
 def cpu_features() -> frozenset[str]:
@@ -207,6 +209,18 @@ def base_dir() -> Path:
     return Path(chosen).expanduser()
 
 
+def replace_surrogates(text: str) -> str:
+    """Make a text that UTF-8 can hold: half a UTF-16 pair becomes U+FFFD, two halves their character.
+
+    Python reads the half from JSON such as "\\ud83d", and raises only where it is written.
+    """
+    try:
+        text.encode("utf-8")
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def atomic_write(path: Path | str, data: bytes | str) -> None:
     """Write a whole file or nothing: readers see the old content or the new, never a part.
 
@@ -220,7 +234,7 @@ def atomic_write(path: Path | str, data: bytes | str) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            file.write(replace_surrogates(data).encode() if isinstance(data, str) else data)
             file.flush()
             # Without this, a power cut can leave the new name on an empty file.
             os.fsync(file.fileno())
@@ -233,8 +247,8 @@ def _memory_gb() -> float:
     """Return the memory this process may use, in GB of 1e9 bytes, within a container's limit."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and limit.read_text().strip().isdigit():
-        total = min(total, int(limit.read_text()))
+    if limit.exists() and limit.read_text(encoding="utf-8").strip().isdigit():
+        total = min(total, int(limit.read_text(encoding="utf-8")))
     return round(total / 1e9, 1)
 
 

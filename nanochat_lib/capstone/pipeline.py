@@ -212,7 +212,7 @@ def run_stage(stage: Stage, profile: object, run_folder: Path, wanted: dict) -> 
     clock, seconds_before = folder / "seconds.json", 0.0
     unfinished = before is not None and before["wanted"] == wanted and before["state"] == "running"
     if unfinished and clock.exists():
-        seconds_before = json.loads(clock.read_text())
+        seconds_before = json.loads(clock.read_text(encoding="utf-8"))
     if not (unfinished and stage.resumes):
         forget(folder)
     record = {"stage": stage.name, "fingerprint": fingerprint(wanted), "wanted": wanted}
@@ -235,7 +235,7 @@ def only_one(folder: Path) -> Iterator[None]:
         ValueError: another process holds the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
+    with open(folder / "lock", "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

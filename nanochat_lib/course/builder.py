@@ -36,7 +36,7 @@ def _staged_library(root: Path, files: dict[str, str]):
             shutil.copytree(root / PACKAGE, stage / PACKAGE, ignore=ignored)
         for path, text in files.items():
             (stage / path).parent.mkdir(parents=True, exist_ok=True)
-            (stage / path).write_text(text)
+            (stage / path).write_text(text, encoding="utf-8")
         yield stage
 
 
@@ -59,7 +59,7 @@ def write_changed(root: Path, files: dict[str, str]) -> list[str]:
 
     changed = []
     for path, text in files.items():
-        if not (root / path).is_file() or (root / path).read_text() != text:
+        if not (root / path).is_file() or (root / path).read_text(encoding="utf-8") != text:
             atomic_write(root / path, text)
             changed.append(path)
     return changed
@@ -86,7 +86,7 @@ def _remove_orphans(root: Path, plan: Plan, chosen: list[Source], everything: bo
     """Delete generated files whose source is gone; what a person may have written stays."""
     removed = []
     for name in stray_files(root, plan):
-        first = (root / name).read_text(errors="replace").partition("\n")[0]
+        first = (root / name).read_text(errors="replace", encoding="utf-8").partition("\n")[0]
         ours = any(first.startswith(f"{GENERATED}from {s.path} ") for s in chosen)
         generated = first.startswith(GENERATED) or name.endswith(".ipynb")
         if ours or (everything and (generated or name.startswith("exercises/"))):

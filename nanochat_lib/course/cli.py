@@ -45,7 +45,7 @@ def _list(arguments: argparse.Namespace) -> int:
         minutes = sum(exercise.minutes for exercise in exercises)
         work = f"{len(exercises)} exercises, {minutes} min" if exercises else ""
         path = root / chapter.path
-        cells = read_cells(path.read_text(), chapter.path) if path.is_file() else []
+        cells = read_cells(path.read_text(encoding="utf-8"), chapter.path) if path.is_file() else []
         print(f"{chapter.slug:14}{module_title(cells)[:62]:64}{work}")
     print("\nread one: course read SLUG, or open its notebook in chapters/")
     return 0
@@ -56,7 +56,7 @@ def _read(arguments: argparse.Namespace) -> int:
 
     root = find_root(Path.cwd())
     chapter = read_manifest(root).find(arguments.slug)
-    cells = read_cells((root / chapter.path).read_text(), chapter.path)
+    cells = read_cells((root / chapter.path).read_text(encoding="utf-8"), chapter.path)
     notebook = read_notebook((root / chapter.path).with_suffix(".ipynb"))
     console = Console(width=min(104, Console().width))
     for part in rendered(cells, stored_outputs(notebook) if notebook else None):

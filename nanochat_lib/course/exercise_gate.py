@@ -49,7 +49,7 @@ def _grader_faults(root: Path, slug: str, name: str) -> list[str]:
     path = root / f"tests/exercises/grade_{slug}.py"
     if not path.is_file():
         return [f"no grader tests/exercises/grade_{slug}.py"]
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     graders = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     faults = [] if f"grade_{name}" in graders else [f"{path.name} has no grade_{name}"]
     mutants = 0

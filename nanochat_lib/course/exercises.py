@@ -69,7 +69,11 @@ def load_exercise(path: Path, extra: str = "") -> ModuleType:
     """
     module = ModuleType(path.stem)
     module.__file__ = str(path)
-    cells = [cell for cell in read_cells(path.read_text(), str(path)) if cell.kind == "code"]
+    cells = [
+        cell
+        for cell in read_cells(path.read_text(encoding="utf-8"), str(path))
+        if cell.kind == "code"
+    ]
     first = next((n for n, cell in enumerate(cells) if cell.has("exercise")), len(cells))
     for number, cell in enumerate(cells):
         if number < first or cell.has("exercise"):

@@ -244,8 +244,8 @@ def format_python(files: dict[str, str]) -> dict[str, str]:
         for path, text in files.items():
             target = Path(folder, path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
+            target.write_text(text, encoding="utf-8")
         for command in (["check", *rules], ["format"]):
             options = ["--isolated", "--no-cache", "--line-length", "100", "--quiet", folder]
             subprocess.run([sys.executable, "-m", "ruff", *command, *options], capture_output=True)
-        return {path: Path(folder, path).read_text() for path in files}
+        return {path: Path(folder, path).read_text(encoding="utf-8") for path in files}

@@ -41,7 +41,7 @@ def format_gate(root: Path, plan: Plan) -> list[Problem]:
     folders = [name for name in ("chapters", "solutions", "tests") if (root / name).is_dir()]
     command = [sys.executable, "-m", "ruff", "format", "--check", "--isolated", "--no-cache"]
     command += ["--exclude", "*.ipynb", "--line-length", "100", "--output-format", "concise"]
-    done = subprocess.run([*command, *folders], cwd=root, capture_output=True, text=True)
+    done = subprocess.run([*command, *folders], cwd=root, capture_output=True, encoding="utf-8")
     places = re.findall(r"^(\S+?\.py):(\d+):\d+: (.*)$", done.stdout, re.MULTILINE)
     return [
         Problem(path, int(line), f"ruff format: {what}", f"`ruff format --line-length 100 {path}`")
@@ -65,7 +65,7 @@ def drift_gate(root: Path, plan: Plan) -> list[Problem]:
         slugs |= dict.fromkeys(source.files, source.slug)
     problems = []
     for path, text in expected.items():
-        found = (root / path).read_text() if (root / path).is_file() else ""
+        found = (root / path).read_text(encoding="utf-8") if (root / path).is_file() else ""
         if found != text:
             what = "differs from what its source gives" if found else "is missing"
             way_out = f"edit the source, then run `course build {slugs.get(path, '')}`".rstrip(" `")
@@ -113,12 +113,17 @@ def run_gate(root: Path, plan: Plan) -> list[Problem]:
         if outputs is None:
             same = notebook["metadata"]["course"]["sources"] == stamp
             what = "its outputs were edited" if same else "is older than its code or the library"
-            line = path.read_text()[: path.read_text().rfind('"course": {')].count("\n") + 1
+            line = (
+                path.read_text(encoding="utf-8")[
+                    : path.read_text(encoding="utf-8").rfind('"course": {')
+                ].count("\n")
+                + 1
+            )
             problems.append(Problem(source.notebook, line, what, again))
             continue
         expected, found = (
             notebook_text(make_notebook(source.cells, outputs, stamp)),
-            path.read_text(),
+            path.read_text(encoding="utf-8"),
         )
         if found != expected:
             line = first_difference(found, expected)

@@ -134,7 +134,7 @@ def read_manifest(root: Path) -> Manifest:
     Raises:
         CourseError: no valid TOML, or a field is missing or has the wrong type.
     """
-    text = (root / "course.toml").read_text()
+    text = (root / "course.toml").read_text(encoding="utf-8")
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

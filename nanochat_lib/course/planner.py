@@ -83,7 +83,7 @@ def _listing_problems(root: Path, manifest: Manifest) -> list[Problem]:
 
 def _read_source(root: Path, path: str, slug: str, index: int) -> Source:
     """Read one file, and refuse directives that belong in the other kind of file."""
-    text = (root / path).read_text()
+    text = (root / path).read_text(encoding="utf-8")
     if not text.startswith(HEADER):
         way_out = "copy the first lines of chapters/00_start.py"
         raise CourseError(Problem(path, 1, "the header differs", way_out))
@@ -151,7 +151,7 @@ def _modules_on_disk(root: Path) -> dict[str, str]:
     """Read the library as it is: it stands in for chapters that are broken at the moment."""
     modules = {}
     for path in sorted((root / PACKAGE).rglob("*.py")):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         try:
             ast.parse(text)
         except SyntaxError:
@@ -208,7 +208,7 @@ def current_stamp(source: Source, plan: Plan) -> str:
 def read_notebook(path: Path) -> dict | None:
     """Read a notebook, or return None where there is none or it is no notebook of ours."""
     try:
-        notebook = json.loads(path.read_text())
+        notebook = json.loads(path.read_text(encoding="utf-8"))
         sound = notebook["metadata"]["course"].keys() == {"sources", "outputs"}
         stored_outputs(notebook)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -144,7 +144,7 @@ def load_checkpoint(
         ValueError: the tokenizer differs, or the optimizers cover other parameters.
     """
     path = Path(path)
-    meta = json.loads((path / "meta.json").read_text())
+    meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
     check_tokenizer(meta, tokenizer_hash, path)
     model.load_state_dict(load_file(path / "model.safetensors"))
     if optimizers is None:
@@ -187,7 +187,7 @@ def load_model(
     path = folder if (folder / "meta.json").exists() else latest_checkpoint(folder)
     if path is None or not (path / "model.safetensors").exists():
         raise ValueError(f"no complete checkpoint in {folder}: did the training finish a save?")
-    config = GPTConfig(**json.loads((path / "meta.json").read_text())["config"])
+    config = GPTConfig(**json.loads((path / "meta.json").read_text(encoding="utf-8"))["config"])
     model = GPT(config)
     meta = load_checkpoint(path, model, None, tokenizer.hash if tokenizer else None)
     return model.to(device), meta

@@ -105,7 +105,7 @@ class Trainer:
         path = latest_checkpoint(self.folder)
         if path is None:
             return
-        saved = json.loads((path / "meta.json").read_text())
+        saved = json.loads((path / "meta.json").read_text(encoding="utf-8"))
         check_same_run(saved, self.meta, path)
         load_checkpoint(path, self.model, self.optimizers, self.meta.get("tokenizer_hash"))
         self.loader.load_state_dict(saved["loader"])

@@ -90,9 +90,9 @@ def build(number: int, idea: Idea | None) -> Path:
     shutil.copytree(CRATE, source, ignore=shutil.ignore_patterns("target"))
     if idea is not None:
         path = source / "src" / idea.file
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         assert text.count(idea.old) == 1, f"{idea.title}: its patch no longer fits {idea.file}"
-        path.write_text(text.replace(idea.old, idea.new))
+        path.write_text(text.replace(idea.old, idea.new), encoding="utf-8")
     target = FOLDER / "ideas" / "target"
     environment = {**os.environ, "PYO3_PYTHON": sys.executable, "CARGO_TARGET_DIR": str(target)}
     environment["RUSTFLAGS"] = "-Awarnings"  # a patch may leave code unused
@@ -120,7 +120,7 @@ def main() -> None:
         print(f"round {number + 1}/{ROUNDS}", file=sys.stderr, flush=True)
         for found, (folder, file) in zip(runs, [(whole, ""), *builds], strict=True):
             command = [sys.executable, __file__, str(folder), REGEX if file == REGEX else "known"]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True)
             found.append(json.loads(done.stdout))
     rows = [["idea", "seconds without", "with", "times as fast"]]
     for idea, without in zip(IDEAS, runs[1:], strict=True):

@@ -29,14 +29,14 @@ def documents(corpus: Path) -> Iterator[str]:
 
 def read_ranks(path: Path) -> dict[bytes, int]:
     """Read a .tiktoken file: base64 and rank, a line a token."""
-    lines = (line.split() for line in path.read_text().splitlines())
+    lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
     return {base64.b64decode(token): int(rank) for token, rank in lines}
 
 
 def write_ranks(path: Path, ranks: dict[bytes, int]) -> None:
     """Write a .tiktoken file."""
     lines = (f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items())
-    path.write_text("".join(lines))
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def train_rustbpe(corpus: Path, vocab_size: int) -> list[bytes]:
@@ -155,7 +155,9 @@ def peak_bytes() -> int:
     if not status.exists():  # macOS, which counts in bytes
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Not ru_maxrss: on Linux a child begins with its parent's.
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    (line,) = (
+        line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")
+    )
     return int(line.split()[1]) * 1024
 
 

@@ -54,7 +54,7 @@ def debian_corpus() -> Path:
             with gzip.open(share / "dictd" / f"{name}.dict.dz") as file:
                 texts.append(file.read().decode("utf-8", errors="replace"))
         for name in ("noun", "verb", "adj", "adv"):
-            lines = (share / "wordnet" / f"data.{name}").read_text().splitlines()
+            lines = (share / "wordnet" / f"data.{name}").read_text(encoding="utf-8").splitlines()
             glosses = (line.split("|", 1)[1].strip() for line in lines if "|" in line[2:])
             texts.append("".join(f"{gloss}\n" for gloss in glosses))
     unfinished = corpus.with_suffix(".tmp")
@@ -66,11 +66,11 @@ def peers_python() -> str:
     """Make an environment of their own for the peers: one of them is called rustbpe, as ours is."""
     python = FOLDER / "peers" / "bin" / "python"
     stamp = FOLDER / "peers" / "installed.txt"
-    if not stamp.exists() or stamp.read_text() != "\n".join(PEERS):
+    if not stamp.exists() or stamp.read_text(encoding="utf-8") != "\n".join(PEERS):
         subprocess.run([sys.executable, "-m", "venv", "--clear", FOLDER / "peers"], check=True)
         command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*command, "numpy", *PEERS], check=True)
-        stamp.write_text("\n".join(PEERS))
+        stamp.write_text("\n".join(PEERS), encoding="utf-8")
     return str(python)
 
 
@@ -78,7 +78,7 @@ def run_job(python: str, job: str, name: str, corpus: Path, *options: str) -> di
     """Run measure.py once."""
     script = Path(__file__).with_name("measure.py")
     command = [python, str(script), job, name, str(corpus), *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True)
     return json.loads(done.stdout.splitlines()[-1])  # gigatoken prints lines of its own
 
 
@@ -121,7 +121,7 @@ except KeyboardInterrupt:
     for stage in ("count", "merge"):
         for wait in (0.0, 0.05, 0.1, 0.2):
             command = [sys.executable, "-c", code, str(corpus), stage]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
             while process.stdout.readline() != f"{stage}\n":
                 pass
             time.sleep(wait)
@@ -241,9 +241,9 @@ def heading(target: str, corpus: Path, rounds: int) -> str:
 def write_readme(block: str, text: str) -> None:
     """Put results between two marks of the crate's README."""
     start, end = f"<!-- {block}:start -->", f"<!-- {block}:end -->"
-    before, _, rest = README.read_text().partition(start)
+    before, _, rest = README.read_text(encoding="utf-8").partition(start)
     _, _, after = rest.partition(end)
-    README.write_text(f"{before}{start}\n{text}\n{end}{after}")
+    README.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def prepare_ranks(corpus: Path) -> Path:

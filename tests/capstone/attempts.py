@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 
 import torch
-import torch._dynamo  # the first optimizer would import it, in every child again
+import torch._dynamo  # noqa: F401 - the first optimizer would import it, in every child again
 
 from nanochat_lib.capstone.profiles import load_profile
 from nanochat_lib.capstone.run import run_profile

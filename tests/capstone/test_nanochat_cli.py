@@ -22,7 +22,9 @@ def test_help_lists_every_command_without_loading_torch():
         "import sys; from nanochat_lib.cli import main; main(['--help']);"
         "print('torch' in sys.modules, 'matplotlib' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
     assert all(f"nanochat {name}" in done.stdout for name in ("run", "report", "chat"))
     assert done.stdout.endswith("False False\n")
 

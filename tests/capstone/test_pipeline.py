@@ -28,13 +28,15 @@ class Settings:
 
 
 def split(folder: Path, inputs: dict[str, Path], words: WordSettings) -> dict:
-    (folder / "words.txt").write_text("\n".join(words.text.split()))
+    (folder / "words.txt").write_text("\n".join(words.text.split()), encoding="utf-8")
     return {"words": len(words.text.split())}
 
 
 def count(folder: Path, inputs: dict[str, Path], limit: int) -> dict:
-    words = (inputs["split"] / "words.txt").read_text().split()[:limit]
-    (folder / "counts.json").write_text(json.dumps({word: words.count(word) for word in words}))
+    words = (inputs["split"] / "words.txt").read_text(encoding="utf-8").split()[:limit]
+    (folder / "counts.json").write_text(
+        json.dumps({word: words.count(word) for word in words}), encoding="utf-8"
+    )
     return {}
 
 
@@ -52,7 +54,10 @@ def reasons(folder: Path, settings: Settings = Settings(), stages=STAGES, **opti
 
 def test_first_run_does_everything_and_second_nothing(tmp_path):
     assert reasons(tmp_path) == ["not run yet", "not run yet"]
-    assert json.loads((tmp_path / "count/counts.json").read_text()) == {"one": 1, "two": 2}
+    assert json.loads((tmp_path / "count/counts.json").read_text(encoding="utf-8")) == {
+        "one": 1,
+        "two": 2,
+    }
     assert reasons(tmp_path) == ["up to date", "up to date"]
 
 
@@ -63,7 +68,7 @@ def test_changed_setting_reruns_its_stage_and_what_follows(tmp_path):
         "settings changed: words.text",
         "inputs changed: split",
     ]
-    assert json.loads((tmp_path / "count/counts.json").read_text()) == {"three": 1}
+    assert json.loads((tmp_path / "count/counts.json").read_text(encoding="utf-8")) == {"three": 1}
 
 
 def test_setting_of_a_later_stage_leaves_earlier_ones_alone(tmp_path):
@@ -83,7 +88,7 @@ def test_changed_code_reruns(tmp_path):
     reasons(tmp_path)
 
     def split_differently(folder: Path, inputs: dict[str, Path], words: WordSettings) -> dict:
-        (folder / "words.txt").write_text("\n".join(words.text.split("o")))
+        (folder / "words.txt").write_text("\n".join(words.text.split("o")), encoding="utf-8")
         return {}
 
     split_differently.__qualname__ = "split"  # an edit in place keeps the name
@@ -147,14 +152,14 @@ def test_unknown_start_names_the_nearest(tmp_path):
 def test_missing_or_damaged_result_is_made_again(tmp_path, damage):
     reasons(tmp_path)
     result = tmp_path / "split/words.txt"
-    result.unlink() if damage == "delete" else result.write_text("")
+    result.unlink() if damage == "delete" else result.write_text("", encoding="utf-8")
     assert reasons(tmp_path) == ["words.txt is missing or has another size", "up to date"]
-    assert result.read_text() == "one\ntwo\ntwo"
+    assert result.read_text(encoding="utf-8") == "one\ntwo\ntwo"
 
 
 def test_result_of_other_settings_is_removed_first(tmp_path):
     reasons(tmp_path)
-    (tmp_path / "split/leftover").write_text("of the run before")
+    (tmp_path / "split/leftover").write_text("of the run before", encoding="utf-8")
     reasons(tmp_path, replace(Settings(), words=WordSettings(text="new")))
     assert set(file_sizes(tmp_path / "split")) == {"words.txt"}
 
@@ -165,7 +170,7 @@ def test_failing_stage_stays_unfinished_and_only_a_resuming_one_keeps_its_files(
 
         def fail_once(folder: Path, inputs: dict[str, Path], log=attempts) -> dict:
             log.append(len(list(folder.glob("part"))))
-            (folder / "part").write_text("half")
+            (folder / "part").write_text("half", encoding="utf-8")
             if len(log) == 1:
                 raise KeyboardInterrupt
             return {}
@@ -184,8 +189,10 @@ def test_seconds_add_up_over_attempts(tmp_path):
     stages = (Stage("work", split, settings=("words",)),)
     run_stages(stages, Settings(), tmp_path, announce=lambda line: None)
     record = read_record(tmp_path / "work")
-    (tmp_path / "work/stage.json").write_text(json.dumps(record | {"state": "running"}))
-    (tmp_path / "work/seconds.json").write_text("100.0")
+    (tmp_path / "work/stage.json").write_text(
+        json.dumps(record | {"state": "running"}), encoding="utf-8"
+    )
+    (tmp_path / "work/seconds.json").write_text("100.0", encoding="utf-8")
     run_stages(stages, Settings(), tmp_path, announce=lambda line: None)
     assert 100 < read_record(tmp_path / "work")["seconds"] < 101
 
@@ -237,7 +244,7 @@ print(json.dumps({name: [r["fingerprint"], r["files"], r["result"]] for name, r 
 
 def test_kill_at_random_moments_changes_nothing(tmp_path):
     script = tmp_path / "stages.py"
-    script.write_text(KILLED)
+    script.write_text(KILLED, encoding="utf-8")
 
     def start(folder: str) -> subprocess.Popen:
         command = [sys.executable, str(script), str(tmp_path / folder)]

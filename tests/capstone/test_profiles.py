@@ -13,7 +13,7 @@ from nanochat_lib.capstone.profiles import (
 
 def write(folder, text):
     path = folder / "course.toml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 

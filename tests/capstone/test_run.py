@@ -30,7 +30,7 @@ def runs(tmp_path_factory):
         "1",
         str(KILLS),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ})
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env={**os.environ})
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     assert done.returncode == 0 and len(lines) == KILLS + 2, done.stdout + done.stderr
     return folder / "undisturbed", folder / "disturbed", [line.split()[1] for line in lines]
@@ -50,7 +50,10 @@ def test_kills_leave_no_trace(runs):
     undisturbed, disturbed, outcomes = runs
     assert outcomes[0] == outcomes[-1] == "finished" and "failed" not in outcomes
     assert outcomes.count("killed") >= 2, f"too few attempts were cut short: {outcomes}"
-    reports = [json.loads((run / "report.json").read_text()) for run in (undisturbed, disturbed)]
+    reports = [
+        json.loads((run / "report.json").read_text(encoding="utf-8"))
+        for run in (undisturbed, disturbed)
+    ]
     assert without_seconds(reports[0]) == without_seconds(reports[1])
     for stage in ("base", "sft"):
         weights = [sorted((run / stage).glob("step_*"))[-1] for run in (undisturbed, disturbed)]
@@ -59,7 +62,7 @@ def test_kills_leave_no_trace(runs):
 
 
 def test_report_has_what_the_design_promises(runs):
-    report = json.loads((runs[0] / "report.json").read_text())
+    report = json.loads((runs[0] / "report.json").read_text(encoding="utf-8"))
     assert list(report["stages"]) == ["data", "tokenizer", "base", "sft", "evaluation"]
     names = {"facts", "word_problems", "multiple_choice", "spelling", "identity"}
     assert set(report["tasks"]) == names
@@ -90,28 +93,32 @@ def test_report_refuses_an_unfinished_run(runs, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(runs[0], copy)
     record = read_record(copy / "sft")
-    (copy / "sft/stage.json").write_text(json.dumps(record | {"state": "running"}))
+    (copy / "sft/stage.json").write_text(
+        json.dumps(record | {"state": "running"}), encoding="utf-8"
+    )
     with pytest.raises(ValueError, match="stage 'sft' of .* is not done"):
         collect_report(copy)
 
 
 def test_readme_is_filled_between_its_marks_again_and_again(runs, tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- measured:start -->\nold\n<!-- measured:end -->\nafter\n")
+    readme.write_text(
+        "before\n<!-- measured:start -->\nold\n<!-- measured:end -->\nafter\n", encoding="utf-8"
+    )
     fill_readme(readme, runs[0])
-    first = readme.read_text()
+    first = readme.read_text(encoding="utf-8")
     assert first.startswith("before\n<!-- measured:start -->") and first.endswith(
         "end -->\nafter\n"
     )
     assert "\nold\n" not in first and "| word problems |" in first
     assert (tmp_path / "figures/undisturbed_loss.png").exists()
     fill_readme(readme, runs[0])
-    assert readme.read_text() == first
-    readme.write_text("no marks")
+    assert readme.read_text(encoding="utf-8") == first
+    readme.write_text("no marks", encoding="utf-8")
     with pytest.raises(ValueError, match="holds no <!-- measured:start"):
         fill_readme(readme, runs[0])
 
 
 def test_nano_is_a_profile(runs):
-    assert json.loads((runs[0] / "run.json").read_text())["profile"] == "nano"
+    assert json.loads((runs[0] / "run.json").read_text(encoding="utf-8"))["profile"] == "nano"
     assert load_profile("nano", MANIFEST).evaluation.questions == 4

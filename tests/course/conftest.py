@@ -129,10 +129,10 @@ class TinyCourse:
 
     def write(self, path: str, text: str) -> None:
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.root / path).write_text(text)
+        (self.root / path).write_text(text, encoding="utf-8")
 
     def read(self, path: str) -> str:
-        return (self.root / path).read_text()
+        return (self.root / path).read_text(encoding="utf-8")
 
     def replace(self, path: str, old: str, new: str) -> None:
         text = self.read(path)

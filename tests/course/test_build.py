@@ -93,7 +93,7 @@ def test_new_modules_run_before_they_land(course):
     seen = []
 
     def run(path, cells, library):
-        seen.append(((library / LIBRARY).read_text(), course.read(LIBRARY)))
+        seen.append(((library / LIBRARY).read_text(encoding="utf-8"), course.read(LIBRARY)))
         return [[] for cell in cells if cell.kind == "code"]
 
     course.run = run

@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_command_starts_without_torch():
     code = "import sys, nanochat_lib.course.cli; print('torch' in sys.modules, 'jupytext' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
     assert done.stdout.split() == ["False", "False"]
 
 
@@ -71,13 +73,18 @@ def test_the_tool_rebuilds_itself_from_its_chapter_alone(tmp_path):
     (tmp_path / "chapters").mkdir()
     for stem in ("00_start", "90_course_tool"):
         shutil.copy(ROOT / f"chapters/{stem}.py", tmp_path / "chapters")
-    (tmp_path / "course.toml").write_text('chapters = ["00_start", "90_course_tool"]\n')
+    (tmp_path / "course.toml").write_text(
+        'chapters = ["00_start", "90_course_tool"]\n', encoding="utf-8"
+    )
     command = [sys.executable, "chapters/90_course_tool.py", "--rebuild"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300
     )
     assert done.returncode == 0, done.stderr
-    made = {path.name: path.read_text() for path in (tmp_path / "nanochat_lib/course").glob("*.py")}
+    made = {
+        path.name: path.read_text(encoding="utf-8")
+        for path in (tmp_path / "nanochat_lib/course").glob("*.py")
+    }
     committed = (ROOT / "nanochat_lib/course").glob("*.py")
-    assert made == {path.name: path.read_text() for path in committed}
+    assert made == {path.name: path.read_text(encoding="utf-8") for path in committed}

@@ -55,10 +55,10 @@ def test_solutions_pass_and_mutants_fail(slug):
 def test_breaking_only_the_learners_copy_turns_it_red(tmp_path):
     slug, name = slugs()[0], names(slugs()[0])[0]
     copy = tmp_path / f"{slug}.py"
-    copy.write_text((ROOT / f"solutions/{slug}.py").read_text())
+    copy.write_text((ROOT / f"solutions/{slug}.py").read_text(encoding="utf-8"), encoding="utf-8")
     grade = getattr(grader(slug), f"grade_{name}")
     grade(load_exercise(copy))
-    copy.write_text((ROOT / f"exercises/{slug}.py").read_text())
+    copy.write_text((ROOT / f"exercises/{slug}.py").read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(NotImplementedError):
         grade(load_exercise(copy))
 

@@ -26,7 +26,7 @@ def exported(*cells: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_cells_agree_with_jupytext(path):
-    ours = [(c.kind, c.source) for c in read_cells(path.read_text(), path.name)]
+    ours = [(c.kind, c.source) for c in read_cells(path.read_text(encoding="utf-8"), path.name)]
     theirs = [(c.cell_type, c.source) for c in jupytext.read(path).cells]
     assert ours == theirs
 
@@ -132,7 +132,7 @@ def test_cell_ids_are_stable_unique_and_depend_on_content_only(parts):
 
 def test_every_generated_module_parses_and_lists_only_what_it_defines():
     for path in (ROOT / "nanochat_lib").rglob("*.py"):
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         listed = [
             ast.literal_eval(node.value)
             for node in tree.body

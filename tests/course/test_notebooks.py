@@ -85,7 +85,9 @@ def test_a_notebook_is_valid_and_round_trips(outputs, tmp_path):
     counts = [c["execution_count"] for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
     assert counts == [1, 2, 3, 4]
     nbformat.write(nbformat.reads(text, as_version=4), tmp_path / "x.ipynb")
-    assert (tmp_path / "x.ipynb").read_text() == text  # Jupyter would save the same bytes
+    assert (tmp_path / "x.ipynb").read_text(
+        encoding="utf-8"
+    ) == text  # Jupyter would save the same bytes
 
 
 def test_a_failing_cell_is_named_by_its_line(library):

@@ -73,7 +73,7 @@ def test_names_are_readable_and_steps_are_plain_numbers(tmp_path):
     assert "1.Muon.blocks.0.mlp.c_fc.weight.momentum_buffer" in load_file(
         path / "optimizer.safetensors"
     )
-    saved = json.loads((path / "meta.json").read_text())
+    saved = json.loads((path / "meta.json").read_text(encoding="utf-8"))
     assert saved["optimizer_numbers"]["0.AdamW.wte.weight.step"] == 2
 
 
@@ -89,7 +89,7 @@ def test_the_newest_two_stay(tmp_path):
 def test_saving_a_step_again_replaces_it(tmp_path):
     save_checkpoint(tmp_path, 1, *trained(1), meta(which="first"))
     path = save_checkpoint(tmp_path, 1, *trained(1), meta(which="second"))
-    assert json.loads((path / "meta.json").read_text())["which"] == "second"
+    assert json.loads((path / "meta.json").read_text(encoding="utf-8"))["which"] == "second"
     assert [p.name for p in tmp_path.iterdir()] == ["step_000001"]
 
 

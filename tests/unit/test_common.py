@@ -35,10 +35,10 @@ def test_atomic_write_makes_folders_and_keeps_bytes(tmp_path):
 
 def test_atomic_write_keeps_the_old_file_when_killed(tmp_path):
     path = tmp_path / "file"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
     command = [sys.executable, "-c", KILLED_BEFORE_THE_RENAME, str(path)]
     assert subprocess.run(command).returncode == -signal.SIGKILL
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
 
 
 def test_atomic_write_cleans_up_after_an_error(tmp_path, monkeypatch):
@@ -145,7 +145,11 @@ def test_fingerprint_is_the_same_in_another_process():
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     other = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        encoding="utf-8",
+        env=environment,
+        check=True,
     )
     assert other.stdout.strip() == common.fingerprint("ü", {"a": [2.5], "b": 1})
 

@@ -214,7 +214,7 @@ def test_json_lines_with_every_line_end_unicode_knows(tmp_path):
 
 
 def test_a_broken_json_line_is_named(tmp_path):
-    (tmp_path / "x.jsonl").write_text('{"a": 1}\n\n{"a": \n')
+    (tmp_path / "x.jsonl").write_text('{"a": 1}\n\n{"a": \n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"x\.jsonl, line 3"):
         list(d.read_json_lines(tmp_path / "x.jsonl"))
 
@@ -231,14 +231,16 @@ def test_local_data_sets_of_both_kinds(corpora, tmp_path):
     texts, shards = corpora
     assert list(d.from_datasets(shards[5, 2][0].parent)) == texts
     assert list(d.from_datasets(shards[5, 2][1], split="validation")) == texts[5:10]
-    (tmp_path / "x.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in texts))
+    (tmp_path / "x.jsonl").write_text(
+        "".join(json.dumps({"body": text}) + "\n" for text in texts), encoding="utf-8"
+    )
     assert list(d.from_datasets(str(tmp_path), column="body")) == texts
     with pytest.raises(ValueError, match="row 0 has no text in 'text'"):
         next(d.from_datasets(tmp_path / "x.jsonl"))
 
 
 def test_a_folder_without_data_is_an_error(tmp_path):
-    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "notes.txt").write_text("x", encoding="utf-8")
     for place in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(ValueError, match="no parquet and no JSON"):
             next(d.from_datasets(place))

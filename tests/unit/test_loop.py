@@ -158,7 +158,10 @@ def test_a_resumed_run_is_the_undisturbed_one(tmp_path):
     rough, again = run(tmp_path / "rough")
     assert same(quiet, rough)
     assert again["evals"] == summary["evals"] and again["final_loss"] == summary["final_loss"]
-    losses = [json.loads((tmp_path / f / "losses.json").read_text()) for f in ("quiet", "rough")]
+    losses = [
+        json.loads((tmp_path / f / "losses.json").read_text(encoding="utf-8"))
+        for f in ("quiet", "rough")
+    ]
     assert losses[0]["losses"] == losses[1]["losses"] and len(losses[0]["losses"]) == 12
 
 

@@ -228,7 +228,7 @@ except KeyboardInterrupt:
 )
 def test_ctrl_c(call):
     process = subprocess.Popen(
-        [sys.executable, "-c", ENDLESS.format(call=call)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", ENDLESS.format(call=call)], stdout=subprocess.PIPE, encoding="utf-8"
     )
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.3)  # inside the call, and long before its end
@@ -242,7 +242,7 @@ def test_ctrl_c_while_merging():
         (f"{i:x} {i * 7919:x}" for i in range(3_000_000)), 2**24,
         progress=lambda stage, done, total: stage == "merge" and os.kill(os.getpid(), 2))"""
     done = subprocess.run(
-        [sys.executable, "-c", ENDLESS.format(call=call)], capture_output=True, text=True
+        [sys.executable, "-c", ENDLESS.format(call=call)], capture_output=True, encoding="utf-8"
     )
     assert done.stdout == "ready\nstopped\n", done.stderr
 
@@ -260,13 +260,17 @@ def peak_after(n_documents):
 small = peak_after(300)  # 8 MB of text
 print(peak_after(20_000) / small)  # 500 MB
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
     assert float(done.stdout) < 1.5, f"peak memory grew {done.stdout.strip()} times"
 
 
 def test_the_type_stub_lists_what_there_is():
     stub = Path(__file__).parents[2] / "rustbpe" / "rustbpe.pyi"
-    (cls,) = [n for n in ast.parse(stub.read_text()).body if isinstance(n, ast.ClassDef)]
+    (cls,) = [
+        n for n in ast.parse(stub.read_text(encoding="utf-8")).body if isinstance(n, ast.ClassDef)
+    ]
     stubbed = {n.name: n for n in cls.body if isinstance(n, ast.FunctionDef)}
     del stubbed["__init__"]
     assert stubbed.keys() == {name for name in dir(rustbpe.Tokenizer) if not name.startswith("_")}

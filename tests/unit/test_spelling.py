@@ -88,12 +88,12 @@ def test_words_come_from_a_file(tmp_path):
         *(f"w{c}o" for c in "abcdefgh"),
     ]
     path = tmp_path / "words.txt"
-    path.write_text("\n".join(words))
+    path.write_text("\n".join(words), encoding="utf-8")
     clean = {w.lower() for w in words} - {"don't", "x", "naïve"}
     found = {c["word"] for c in SpellingBee(300, path=path)}
     assert found == {word for word in clean if word_split(word) == "train"}
     path2 = tmp_path / "none.txt"
-    path2.write_text("a\n")
+    path2.write_text("a\n", encoding="utf-8")
     with pytest.raises(ValueError, match="no word"):
         SpellingBee(1, path=path2)[0]
 

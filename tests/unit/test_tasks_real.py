@@ -36,7 +36,11 @@ def reference(conversation: dict) -> str:
 
 
 def write(path: Path, rows: list) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        "utf-8",
+        encoding="utf-8",
+    )
     return path
 
 
@@ -223,7 +227,7 @@ def test_custom_json_reads_lists_and_dicts_and_keeps_odd_line_ends(tmp_path):
     ],
 )
 def test_custom_json_names_the_line(tmp_path, text, complaint):
-    (tmp_path / "own.jsonl").write_text(text)
+    (tmp_path / "own.jsonl").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=complaint):
         CustomJSON(tmp_path / "own.jsonl")
 

@@ -196,7 +196,7 @@ def test_missing_and_damaged_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="train a tokenizer"):
         Tokenizer.load(tmp_path)
     for damaged in ("", "[]", "{}", '{"ranks": ["?"], "pattern": "a", "special_tokens": []}'):
-        (tmp_path / "tokenizer.json").write_text(damaged)
+        (tmp_path / "tokenizer.json").write_text(damaged, encoding="utf-8")
         with pytest.raises(ValueError, match="no tokenizer of this course"):
             Tokenizer.load(tmp_path)
 
