@@ -102,7 +102,6 @@ stages = [
     ("serving", "serving.cli", "talk to it"),
 ]
 
-# %%
 import matplotlib.pyplot as plt
 
 
@@ -158,8 +157,7 @@ plt.show()
 # | `course check` | says what no longer fits together |
 #
 # The exercises of a chapter are in `exercises/SLUG.py`: empty functions, each with a check that you
-# can see. They ask for something the chapter did not print. Do them: reading code feels like
-# understanding it until the cursor blinks in an empty function.
+# can see. They ask for something the chapter did not print.
 #
 # ## Where do tensors live?
 #
@@ -252,9 +250,6 @@ from unittest.mock import patch
 print(get_ranks())
 with patch.dict(os.environ, {"RANK": "2", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}):
     print(get_ranks())
-
-# %%
-# NBVAL_CHECK_OUTPUT
 with patch.dict(os.environ, {"WORLD_SIZE": "4"}):
     try:
         get_ranks()
@@ -392,7 +387,7 @@ from pathlib import Path
 
 # %%
 #| export
-def _first_line(*command: str) -> str:
+def first_line(*command: str) -> str:
     """Return the first line that a command prints; "" where it is missing, fails or hangs."""
     program = shutil.which(command[0])
     if program is None:
@@ -421,7 +416,7 @@ def cpu_features() -> frozenset[str]:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
         flags = next((line for line in lines if line.startswith("flags")), "").split()
     elif platform.system() == "Darwin":
-        flags = _first_line("sysctl", "-n", "machdep.cpu.leaf7_features").lower().split()
+        flags = first_line("sysctl", "-n", "machdep.cpu.leaf7_features").lower().split()
     else:
         flags = []
     return frozenset(flags) & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
@@ -640,7 +635,6 @@ def careful_experiment(log_a_sample: bool) -> tuple[float, float]:
 
 assert careful_experiment(log_a_sample=False) == careful_experiment(log_a_sample=True)
 
-# %%
 tensor_generator = torch.Generator().manual_seed(int(fingerprint("weights", 42)[:8], 16))
 first = torch.randn(3, generator=tensor_generator)
 torch.randn(1_000)  # somebody uses the global generator
@@ -657,23 +651,54 @@ assert torch.equal(first, torch.randn(3, generator=tensor_generator))
 # %%
 #| export
 def base_dir() -> Path:
-    """Return the folder of all runs: $NANOCHAT_BASE_DIR, or a cache folder at home."""
+    """Return the folder of all runs: $NANOCHAT_BASE_DIR, or a cache folder at home.
+
+    Raises:
+        ValueError: it starts at a home folder, and this user has none.
+    """
     chosen = os.environ.get("NANOCHAT_BASE_DIR") or "~/.cache/nanochat-course"
-    return Path(chosen).expanduser()
+    try:
+        folder = Path(chosen).expanduser()
+    except RuntimeError:  # HOME is not set, and the system does not know this user
+        folder = None
+    if folder is None or (chosen[0] == "~" and os.environ.get("HOME") == ""):
+        raise ValueError(f"no home folder for {chosen}: set NANOCHAT_BASE_DIR to a folder")
+    return folder
+
+
+# %% [markdown]
+# A run's name becomes a folder's, so it must be a name and no path: `..` would write outside.
+
+
+# %%
+#| export
+def run_dir(name: str) -> Path:
+    """Return the folder of the run called `name`.
+
+    Raises:
+        ValueError: the name is empty, a path, hidden, longer than 100 bytes, or cannot be printed.
+    """
+    if not name or name[0] in ".-" or {"/", "\\"} & set(name) or not name.isprintable():
+        raise ValueError(f"run {name!r:.80}: a name has no / or \\, and begins with no . or -")
+    if len(name.encode("utf-8")) > 100:
+        raise ValueError(
+            f"run {name!r:.80} has {len(name.encode('utf-8'))} bytes: 100 are the most"
+        )
+    return base_dir() / name
 
 
 # %%
 with patch.dict(os.environ, {"NANOCHAT_BASE_DIR": "~/big-disk"}):
-    assert base_dir() == Path.home() / "big-disk"
+    assert run_dir("my run") == base_dir() / "my run" == Path.home() / "big-disk" / "my run"
 
 # %% [markdown]
 # ## What goes wrong: the file that is half there
 #
 # Training writes its progress every half minute. One day the machine runs out of memory in the
 # middle of a write, the system kills the process, and `progress.json` holds half an object. The run
-# cannot resume: hours are lost to save a millisecond.
+# cannot resume.
 #
-# Let us do it on purpose. The child process below opens the file for writing, which empties it at
+# The child process below opens the file for writing, which empties it at
 # once; writes half; and dies by the signal that no program can catch, number 9.
 
 # %%
@@ -703,8 +728,7 @@ except json.JSONDecodeError as error:
     print(error)
 
 # %% [markdown]
-# Both are gone: step 200 never arrived and step 100 was thrown away first. Note the order of these
-# events, because it is the bug.
+# Both are gone: step 200 never arrived, and step 100 was thrown away first.
 #
 # The cure is to write the new content under another name and to rename it when it is whole. POSIX
 # promises that a rename replaces the old file in one step: whoever opens the name finds all of the
@@ -713,6 +737,8 @@ except json.JSONDecodeError as error:
 # %%
 #| export
 import secrets
+from collections.abc import Iterable
+from contextlib import suppress
 
 
 # %%
@@ -729,13 +755,6 @@ def replace_surrogates(text: str) -> str:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-# %%
-assert replace_surrogates("cut \ud83d") == "cut \ufffd"
-assert replace_surrogates("\ud83d\ude00") == "\N{GRINNING FACE}"
-
-
-# %%
-#| export
 def atomic_write(path: Path | str, data: bytes | str) -> None:
     """Write a whole file or nothing: readers see the old content or the new, never a part.
 
@@ -790,6 +809,7 @@ for old in folder.glob(".*.tmp"):
     old.unlink()
 atomic_write(progress, '{"step": 200}')
 assert json.loads(progress.read_text(encoding="utf-8")) == {"step": 200}
+assert replace_surrogates("cut \ud83d") == "cut \ufffd"
 assert [path.name for path in folder.iterdir()] == ["progress.json"]
 
 # %% [markdown]
@@ -814,9 +834,31 @@ safe = seconds_of(lambda: atomic_write(folder / "page", page))
 print(f"a page of 4 KB: {1e3 * plain:.2f} ms plain, {1e3 * safe:.2f} ms atomic")
 
 # %% [markdown]
-# A few milliseconds at worst, on some disks tens. Once every half minute that is nothing; once for
-# each of a million small files it would be hours, so we write few files and large ones.
+# Milliseconds: nothing once every half minute, hours for a million small files. So we write few
+# files, and large ones.
 #
+# Deleting has a rule as well: by name, and only what we wrote. Somebody's notes beside it stay.
+
+
+# %%
+#| export
+def remove_files(folder: Path, names: Iterable[str]) -> None:
+    """Remove files by name, then the folders that this leaves empty: nothing else is ever deleted.
+
+    Args:
+        folder: where they are.
+        names: paths below it; missing ones are fine.
+    """
+    emptied = {folder}
+    for path in (folder / name for name in names):
+        path.unlink(missing_ok=True)
+        emptied |= {parent for parent in path.parents if folder in parent.parents}
+    for path in sorted(emptied, reverse=True):
+        with suppress(OSError):  # something else is in it
+            path.rmdir()
+
+
+# %% [markdown]
 # ## Work that is not done twice
 #
 # Put fingerprint and atomic write together and a pipeline can skip what it has. Each stage leaves a
@@ -852,6 +894,11 @@ for settings in ({"vocab_size": 512}, {"vocab_size": 512}, {"vocab_size": 1024})
 
 
 # %%
+#| default_exp machine
+# What this machine is: its processor, its memory, its disk.
+
+
+# %%
 #| export
 def _memory_gb() -> float:
     """Return the memory this process may use, in GB of 1e9 bytes, within a container's limit."""
@@ -862,8 +909,6 @@ def _memory_gb() -> float:
     return round(total / 1e9, 1)
 
 
-# %%
-#| export
 def _cpu_name() -> str:
     """Return the CPU's product name, or its architecture where we cannot tell."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -871,20 +916,21 @@ def _cpu_name() -> str:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
         return names[0] if names else platform.machine()
-    return _first_line("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+    return first_line("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
 
 
 # %% [markdown]
-# A bug report that starts with these lines saves a day, and they hold no user, host or folder name
-# that you would not want to post.
+# The description holds no user, host or folder name that you would not want to post.
 
 # %%
 #| export
+import os
+import platform
+import shutil
 from importlib import metadata
+from pathlib import Path
 
 
-# %%
-#| export
 def machine_summary() -> dict:
     """Describe this machine in plain JSON values, without names or paths that identify it.
 
@@ -911,9 +957,9 @@ def machine_summary() -> dict:
         "disk_free_gb": round(shutil.disk_usage(existing).free / 1e9, 1),
         "python": platform.python_version(),
         "torch": metadata.version("torch"),
-        "cargo": _first_line("cargo", "--version") or None,
+        "cargo": first_line("cargo", "--version") or None,
         "compiler": next(
-            (line for name in compilers if (line := _first_line(name, "--version"))), None
+            (line for name in compilers if (line := first_line(name, "--version"))), None
         ),
         "browser": next((name for name in browsers if shutil.which(name)), None),
     }
@@ -922,6 +968,65 @@ def machine_summary() -> dict:
 # %%
 for name, value in machine_summary().items():
     print(f"{name:14} {value}")
+
+# %% [markdown]
+# Machines also fail: the disk fills, the terminal shows no accents, `head` reads a line and goes.
+# Our commands run inside this, and answer in one line.
+
+# %%
+#| default_exp terminal
+# How a command begins and ends in whatever terminal there is.
+
+
+# %%
+#| export
+import errno
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+
+def _close_stdout() -> None:
+    """Write out what still can be; the rest goes nowhere, or Python would complain as it ends."""
+    with suppress(OSError):
+        sys.stdout.flush()
+    with suppress(OSError, AttributeError):  # a closed stream is None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def as_command(name: str) -> Iterator[None]:
+    """Run a command: what is wrong outside the program ends in one line, not in a traceback.
+
+    What the terminal cannot show becomes "?", and a width that nothing fits in 80 columns.
+
+    Args:
+        name: stands before the message.
+    """
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    if os.environ.get("COLUMNS", "80").isdigit() and int(os.environ.get("COLUMNS", 80)) < 20:
+        os.environ["COLUMNS"] = "80"
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader went, as `head` does
+        _close_stdout()
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        _close_stdout()
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        place = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
+        elsewhere = bool(error.filename) and error.errno in place
+        hint = "; NANOCHAT_BASE_DIR names another place for runs" if elsewhere else ""
+        sys.exit(f"{name}: {what}{hint}")
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"{name}: {error}")
+
 
 # %% [markdown]
 # ### The cost of a model, before we have one
@@ -966,7 +1071,7 @@ print(f"{hours:.1f} hours")
 
 # %% [markdown]
 # Years on a laptop, hours on the node, and the same code on both: that is why this course makes
-# everything run small first. The capstone puts the measured numbers beside this estimate.
+# everything run small first.
 #
 # ## Recap
 #
@@ -974,7 +1079,7 @@ print(f"{hours:.1f} hours")
 # make that prediction good and useful. All stages share the ground laid here: a device, a number
 # format that fits the hardware, generators with an owner, files that are whole or absent.
 # `nanochat_lib.common` now holds `pick_device`, `pick_dtype`, `get_ranks`, `print0`, `base_dir`,
-# `atomic_write`, `fingerprint`, `local_generator` and `machine_summary`.
+# `run_dir`, `atomic_write`, `remove_files`, `fingerprint` and `local_generator`.
 #
 # The exercises ask you to publish a whole folder in one step, and to split data so that it stays
 # split when more data comes. Next: the text itself.

@@ -264,7 +264,7 @@ class GPTConfig(AttentionConfig):
         for name in ("sequence_len", "vocab_size", "n_layer"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        if self.softcap <= 0 or self.rope_base <= 1:
+        if not (self.softcap > 0 and self.rope_base > 1):  # NaN fails as well
             raise ValueError(
                 f"softcap={self.softcap} must be above 0 and rope_base={self.rope_base} above 1"
             )

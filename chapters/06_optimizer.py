@@ -210,8 +210,11 @@ class AdamW(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        if lr < 0 or eps < 0 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"{lr=}, {betas=}, {eps=}: need lr, eps >= 0 and 0 <= beta < 1")
+        fine = lr >= 0 and eps >= 0 and weight_decay >= 0  # not so for NaN, nor is NaN < 0
+        if not (fine and all(0 <= beta < 1 for beta in betas)):
+            raise ValueError(
+                f"{lr=}, {betas=}, {eps=}, {weight_decay=}: need 0 or more, and betas below 1"
+            )
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
 
     @torch.no_grad()
@@ -602,8 +605,10 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         ns_steps: int = 5,
     ) -> None:
-        if lr < 0 or not 0 <= momentum < 1:
-            raise ValueError(f"lr={lr}, momentum={momentum}: need lr >= 0 and 0 <= momentum < 1")
+        if not (lr >= 0 and weight_decay >= 0 and 0 <= momentum < 1):
+            raise ValueError(
+                f"{lr=}, {momentum=}, {weight_decay=}: need 0 or more, momentum below 1"
+            )
         defaults = dict(lr=lr, momentum=momentum, nesterov=nesterov)
         super().__init__(params, defaults | dict(weight_decay=weight_decay, ns_steps=ns_steps))
         for p in (p for group in self.param_groups for p in group["params"]):

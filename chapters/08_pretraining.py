@@ -125,7 +125,7 @@ class PackingLoader:
         buffer_documents: how many documents to choose from. Larger crops less; smaller keeps file order.
 
     Raises:
-        ValueError: a size is below 1.
+        ValueError: a size is below 1, or a document cannot be encoded (named by shard and row).
     """
 
     def __init__(
@@ -154,14 +154,26 @@ class PackingLoader:
 
     def _refill(self) -> None:
         """Top the buffer up; tokens that no row could hold are cropped at once, for good."""
-        texts, missing = [], self.buffer_documents - len(self._buffer)
-        for text, position in islice(self._stream, missing):
-            texts.append(text)
-            self._position = position
-        for ids in self.tokenizer.encode(texts, prepend=self.tokenizer.bos_id) if texts else []:
+        documents = list(islice(self._stream, self.buffer_documents - len(self._buffer)))
+        for ids in self._encode(documents) if documents else []:
             self._buffer.append(ids[: self.sequence_len + 1])
             self.tokens_read += len(ids)
             self.tokens_cropped += max(0, len(ids) - self.sequence_len - 1)
+        self._position = documents[-1][1] if documents else self._position
+
+    def _encode(self, documents: list[tuple[str, Position]]) -> list[list[int]]:
+        """Encode documents; one that cannot be encoded is named by its shard and row."""
+        texts = [text for text, _ in documents]
+        try:
+            return self.tokenizer.encode(texts, prepend=self.tokenizer.bos_id)
+        except ValueError:
+            for text, after in documents:
+                try:
+                    self.tokenizer.encode(text)
+                except ValueError as error:
+                    place = f"{self.shards[after.shard]}, row {after.row - 1}"
+                    raise ValueError(f"{place}: {error}") from error
+            raise
 
     def _row(self) -> tuple[list[int], list[int]]:
         """Pack the inputs and targets of one row; one more token than T makes both."""
@@ -347,6 +359,13 @@ class LoopConfig:
                 f"total_batch_tokens={self.total_batch_tokens} is no multiple of device_batch_size x "
                 f"sequence_len = {micro}: change one of them"
             )
+        for name in ("warmup_fraction", "cooldown_fraction", "final_lr_fraction"):
+            if not 0 <= getattr(self, name) <= 1:  # so written, NaN fails too
+                raise ValueError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
+        if not (self.grad_clip >= 0 and self.save_seconds >= 0):
+            raise ValueError(
+                f"grad_clip={self.grad_clip} and save_seconds={self.save_seconds}: need 0 or more"
+            )
         if self.compile not in ("auto", "on", "off"):
             raise ValueError(f"compile={self.compile!r} is unknown: use 'auto', 'on' or 'off'")
 
@@ -384,7 +403,8 @@ def lr_multiplier(step: int, config: LoopConfig) -> float:
     if step <= config.steps - cooldown:
         return 1.0
     share = (config.steps - step) / cooldown
-    return share + (1 - share) * config.final_lr_fraction
+    final = config.final_lr_fraction
+    return final + share * (1 - final)  # in this order rounding cannot make it rise
 
 
 # %%
@@ -591,14 +611,16 @@ assert should_compile(model, LoopConfig(steps=10, compile="on"), cpu)
 #| export training.checkpoint
 import json
 import os
-import shutil
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nanochat_lib.common import atomic_write
+from nanochat_lib.common import atomic_write, remove_files
 from nanochat_lib.model.gpt import GPT, GPTConfig
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
@@ -638,13 +660,12 @@ def named_states(
 # %%
 #| export training.checkpoint
 def list_checkpoints(folder: Path | str) -> list[Path]:
-    """List the complete checkpoints of a run, oldest first."""
+    """List the complete checkpoints of a run, oldest first; step_000100_copy and the like are none."""
     found = [path.parent for path in Path(folder).glob("step_*/meta.json")]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+    ours = [path for path in found if re.fullmatch("step_[0-9]{6,}", path.name)]
+    return sorted(ours, key=lambda path: int(path.name.removeprefix("step_")))
 
 
-# %%
-#| export training.checkpoint
 def latest_checkpoint(folder: Path | str) -> Path | None:
     """Find the newest complete checkpoint of a run, or None."""
     checkpoints = list_checkpoints(folder)
@@ -655,9 +676,25 @@ def latest_checkpoint(folder: Path | str) -> Path | None:
 #| export training.checkpoint
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file and wait until the disk has it."""
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+    try:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+    except SafetensorError as error:  # a full disk
+        raise OSError(f"cannot write {path}: {error}") from error
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
+
+
+# %%
+#| export training.checkpoint
+FILES = ("meta.json", "model.safetensors", "optimizer.safetensors")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed while it saved left behind, and nothing else."""
+    for path in folder.glob(".step_*"):
+        if re.fullmatch(r"\.step_[0-9]{6,}(_replaced)?", path.name):
+            halves = [half.name for half in path.glob(".meta.json.*.tmp")]
+            remove_files(path, [*FILES, *halves])
 
 
 # %%
@@ -680,27 +717,32 @@ def save_checkpoint(
 
     Returns:
         The new folder.
+
+    Raises:
+        OSError: the disk is full or refuses; the older checkpoints stay.
     """
     folder = Path(folder)
-    for leftover in folder.glob(".step_*"):
-        shutil.rmtree(leftover)  # of a process that was killed while it wrote
+    remove_leftovers(folder)
     final = folder / f"step_{step:06d}"
     temporary, replaced = folder / f".{final.name}", folder / f".{final.name}_replaced"
-    temporary.mkdir(parents=True)
+    temporary.mkdir(parents=True, exist_ok=True)
     tensors, numbers = {}, {}
     for name, state in named_states(model, optimizers):
         for key, value in state.items():
             (tensors if isinstance(value, Tensor) else numbers)[f"{name}.{key}"] = value
-    _write_tensors(temporary / "model.safetensors", model.state_dict())
-    _write_tensors(temporary / "optimizer.safetensors", tensors)
     meta = meta | {"step": step, "optimizer_numbers": numbers}
-    atomic_write(temporary / "meta.json", json.dumps(meta))
-    if final.exists():
-        os.replace(final, replaced)
-    os.replace(temporary, final)
-    shutil.rmtree(replaced, ignore_errors=True)
+    try:
+        _write_tensors(temporary / "model.safetensors", model.state_dict())
+        _write_tensors(temporary / "optimizer.safetensors", tensors)
+        atomic_write(temporary / "meta.json", json.dumps(meta))
+        if final.exists():
+            os.replace(final, replaced)
+        os.replace(temporary, final)
+    finally:
+        remove_leftovers(folder)
     for old in list_checkpoints(folder)[:-2]:
-        shutil.rmtree(old)
+        if not old.is_symlink():  # a link leads to somebody's own
+            remove_files(old, FILES)
     return final
 
 
@@ -728,6 +770,23 @@ def check_tokenizer(meta: dict, tokenizer_hash: str | None, path: Path) -> None:
 
 # %%
 #| export training.checkpoint
+def _read(path: Path, read: Callable[[Path], dict]) -> dict:
+    """Read one file of a checkpoint; a damaged one is named, with the way out."""
+    try:
+        return read(path)
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): move {path.parent.name} away to use the checkpoint before it"
+        ) from error
+
+
+def read_meta(path: Path) -> dict:
+    """Read the meta.json of a checkpoint."""
+    return _read(path / "meta.json", lambda path: json.loads(path.read_text(encoding="utf-8")))
+
+
+# %%
+#| export training.checkpoint
 def load_checkpoint(
     path: Path | str,
     model: nn.Module,
@@ -746,16 +805,16 @@ def load_checkpoint(
         The saved meta.
 
     Raises:
-        ValueError: the tokenizer differs, or the optimizers cover other parameters.
+        ValueError: a file is damaged, the tokenizer differs, or the optimizers cover other parameters.
     """
     path = Path(path)
-    meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+    meta = read_meta(path)
     check_tokenizer(meta, tokenizer_hash, path)
-    model.load_state_dict(load_file(path / "model.safetensors"))
+    model.load_state_dict(_read(path / "model.safetensors", load_file))
     if optimizers is None:
         return meta
     devices = {name: p.device for name, p in model.named_parameters()}
-    saved = load_file(path / "optimizer.safetensors") | meta["optimizer_numbers"]
+    saved = _read(path / "optimizer.safetensors", load_file) | meta["optimizer_numbers"]
     for name, state in named_states(model, optimizers):
         device = devices[name.split(".", 2)[2]]
         state.clear()
@@ -794,8 +853,7 @@ def load_model(
     path = folder if (folder / "meta.json").exists() else latest_checkpoint(folder)
     if path is None or not (path / "model.safetensors").exists():
         raise ValueError(f"no complete checkpoint in {folder}: did the training finish a save?")
-    config = GPTConfig(**json.loads((path / "meta.json").read_text(encoding="utf-8"))["config"])
-    model = GPT(config)
+    model = GPT(GPTConfig(**read_meta(path)["config"]))
     meta = load_checkpoint(path, model, None, tokenizer.hash if tokenizer else None)
     return model.to(device), meta
 
@@ -932,11 +990,13 @@ assert interrupt.is_set() and finished == 499_500
 # %%
 #| export training.loop
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -1040,7 +1100,7 @@ class Trainer:
         path = latest_checkpoint(self.folder)
         if path is None:
             return
-        saved = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+        saved = read_meta(path)
         check_same_run(saved, self.meta, path)
         load_checkpoint(path, self.model, self.optimizers, self.meta.get("tokenizer_hash"))
         self.loader.load_state_dict(saved["loader"])
@@ -1065,7 +1125,30 @@ class Trainer:
         self.model.zero_grad(set_to_none=True)
         self.run.pending.append(loss)
         self.run.step += 1
+        if self.device.type == "cpu" or self.run.step % 50 == 0:  # a GPU would have to wait for it
+            self.check_losses()
         return loss
+
+    def check_losses(self) -> None:
+        """Stop at the first loss since the last look that is no number."""
+        first = len(self.run.losses)
+        for step, loss in enumerate(self.run.history()["losses"][first:], start=first + 1):
+            if not math.isfinite(loss):
+                self.diverged(f"the loss is {loss} at step {step}")
+
+    def check_weights(self) -> None:
+        """Stop if a weight is no number, so that neither a checkpoint nor a score is made of it."""
+        self.check_losses()
+        for name, p in self.model.named_parameters():
+            if not bool(p.isfinite().all()):
+                self.diverged(f"{name} holds NaN or infinity after step {self.run.step}")
+
+    def diverged(self, what: str) -> NoReturn:
+        """Raise ValueError: what was seen, what helps, and the last good checkpoint."""
+        last = latest_checkpoint(self.folder) or "not there yet"
+        raise ValueError(
+            f"{what}: lower the learning rates or set grad_clip; the last good checkpoint is {last}"
+        )
 
     def evaluate(self, evaluate: Callable | None) -> None:
         """Evaluate if it is due after the steps done so far: at the start, regularly, at the end."""
@@ -1073,6 +1156,7 @@ class Trainer:
         due = every > 0 and (run.step % every == 0 or run.step == self.config.steps)
         if evaluate is None or not due or run.step in [step for step, _ in run.evals]:
             return
+        self.check_weights()
         self.model.eval()
         with torch.no_grad(), self.amp:
             run.evals.append([run.step, float(evaluate(self.model))])
@@ -1080,6 +1164,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint and the loss history."""
+        self.check_weights()
         history = self.run.history()
         meta = self.meta | history | {"loader": self.loader.state_dict()}
         save_checkpoint(self.folder, self.run.step, self.model, self.optimizers, meta)
@@ -1148,7 +1233,7 @@ def train(
         steps, tokens, seconds over all resumes, first and final loss, evals.
 
     Raises:
-        ValueError: the folder holds another run, or the loader ended early.
+        ValueError: the folder holds another run, the loader ended early, or the loss is no number.
     """
     trainer = Trainer(model, optimizers, iter(loader), config, Path(folder), meta)
     trainer.resume()
@@ -1529,14 +1614,12 @@ assert 8 <= per_param < 10, "4 for the weight, 4 for Muon's state or 8 for AdamW
 # from. We rebuild it: a run is stopped halfway, its loader state thrown away.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 half = PackingLoader(shards_train, tokenizer, batch_size=8, sequence_len=128)
 first_run = [next(half)[0] for _ in range(10)]
 forgetful = PackingLoader(shards_train, tokenizer, batch_size=8, sequence_len=128)  # state lost
 remembering = PackingLoader(shards_train, tokenizer, batch_size=8, sequence_len=128)
 remembering.load_state_dict(half.state_dict())
-
-# %%
-# NBVAL_CHECK_OUTPUT
 seen = {tuple(row.tolist()) for batch in first_run for row in batch}
 for name, resumed in (("without state", forgetful), ("with state", remembering)):
     rows = [tuple(row.tolist()) for _ in range(10) for row in next(resumed)[0]]

@@ -605,6 +605,8 @@ assert (cumulative <= 0.6).sum() == 1
 
 # %%
 #| export
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -625,24 +627,27 @@ def sample(
     Args:
         logits: scores, shape (B, V).
         uniforms: one number in [0, 1) a row, shape (B,), on any device.
-        temperature: divides the logits; 0 takes the largest.
+        temperature: divides the logits; 0 takes the largest, infinity makes all equally likely.
         top_k: keep only the k largest logits of each row.
 
     Returns:
         Token ids, shape (B,), int64.
 
     Raises:
-        ValueError: negative temperature, or top_k below 1.
+        ValueError: a temperature that is negative or no number, top_k below 1, or a logit that is NaN or infinite.
     """
-    if temperature < 0 or (top_k is not None and top_k < 1):
+    if not temperature >= 0 or (top_k is not None and top_k < 1):  # NaN < 0 is false
         raise ValueError(
             f"temperature {temperature} and top_k {top_k}: need >= 0, and >= 1 or None"
         )
+    if not bool((logits < math.inf).all()):  # of NaN argmax makes token 0, without a word
+        raise ValueError("a logit is NaN or infinite: the weights are damaged; load others")
     if temperature == 0:
         return logits.argmax(-1)
     tokens = None
     if top_k is not None and top_k < logits.shape[-1]:
         logits, tokens = logits.topk(top_k, dim=-1)  # (B, k): the walk is short as well
+    temperature = max(temperature, 1e-30)  # below, float32 divides a logit to infinity
     cumulative = torch.softmax(logits.float() / temperature, -1).cumsum(-1)  # (B, V)
     total = cumulative[:, -1:]  # 1 up to rounding
     target = uniforms.to(logits.device)[:, None] * total
@@ -1267,11 +1272,9 @@ assert 0.4 < share < 0.8, f"the next letter came {share:.0%} of the time, 60% ar
 # ## What goes wrong: one first token for everybody
 #
 # An early version of a well-known engine prefilled one row, drew the first token from it, and only
-# then copied the row for the samples. All samples of a prompt began with the same token, a comment
-# in the code said so, and nothing failed: the texts still differed further on. But the first token
-# is often where the choice lies. In our walks it decides the next letter; in reinforcement
-# learning, all samples of a question would start down the same road, and their comparison teaches
-# less.
+# then copied the row for the samples. All samples of a prompt began with the same token, and
+# nothing failed: the texts differed further on. But the first token is often where the choice lies.
+# In reinforcement learning all samples of a question would start down the same road.
 
 
 # %%
@@ -1284,7 +1287,6 @@ def shared_first_token(n_samples: int, seed: int) -> list[str]:
     return [tokenizer.decode(first + tokens) for tokens, _ in rest]
 
 
-# %%
 broken = shared_first_token(n_samples=20, seed=6)
 start = tokenizer.encode("d", prepend=tokenizer.bos_id)
 samples = engine.generate_batch([start], max_tokens=8, temperature=1.0, seed=6, num_samples=20)
@@ -1296,13 +1298,29 @@ assert len({text[0] for text in broken}) == 1 < len({text[0] for text in fixed})
 # The fix is one line in `_prefill`: copy the *logits* to all samples, and draw afterwards, with one
 # uniform number each.
 #
+# ## What goes wrong: NaN passes every guard
+#
+# Damage one weight: the NaN spreads to every logit, and nothing complains. `argmax` says token 0,
+# for ever, and a guard such as `temperature < 0` lets NaN through, since comparisons with it are
+# false. So guards ask for what is right.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+logits = torch.tensor([[2.0, float("nan"), 1.0], [float("nan")] * 3])
+print("argmax:", logits[1:].argmax(-1).item(), "  nan < 0:", float("nan") < 0)
+for temperature in (0.0, float("nan")):
+    try:
+        sample(logits, torch.zeros(2), temperature)
+    except ValueError as error:
+        print(error)
+
+# %% [markdown]
 # ## What goes wrong: padding leaks in
 #
-# The other classic bug: pad on the left, so that the last column is right for everybody, and forget
-# that pads are tokens: without a mask every real token reads them. Or pad on the right and read the
-# logits of the last column, which for a shorter row is what follows a pad. Both run without
-# complaint, and the longest row, the one people look at, is right. We take sums and beginnings of
-# walks, and count the rows whose next token has the odds that it has alone, to a thousandth.
+# The other classic bug: pad on the left and forget that pads are tokens: without a mask every real
+# token reads them. Or pad on the right and read the logits of the last column, which for a shorter
+# row follows a pad. The longest row, the one people look at, is right. We count the rows whose next
+# token has the odds that it has alone, to a thousandth.
 
 # %%
 mixed = [ask(q) for q in held_out[:6]] + [walk_row(length)[0] for length in (2, 3, 5, 9, 13, 16)]
@@ -1341,8 +1359,7 @@ assert list(unharmed.values())[-1] == 12 > max(list(unharmed.values())[:-1])
 # Keys and values of old tokens never change, so a model reads each token once: prefill takes a
 # whole prompt, decode one column at a time, and many rows share the cost of fetching the weights. A
 # token is drawn per row from tempered odds, or forced by a tool that evaluates a whitelist and
-# nothing else. What broke in the field broke silently, and the slow way, kept as a judge, is what
-# catches it.
+# nothing else. What broke in the field broke silently; the slow way catches it.
 #
 # In the library now: `KVCache` in `nanochat_lib.inference.kv_cache`, `calculate` in
 # `nanochat_lib.inference.calculator`, `sample` and `Engine` in `nanochat_lib.inference.engine`. The

@@ -35,7 +35,6 @@ import difflib
 import fcntl
 import inspect
 import json
-import shutil
 import textwrap
 import threading
 import time
@@ -100,6 +99,7 @@ class Stage:
         needs: stages whose folders it reads.
         settings: parts of the profile that it is given; it sees no others.
         resumes: True if `run` continues from what it finds in its folder; else the folder is emptied first.
+        writes: patterns of the names of its files; other files in its folder are somebody else's.
     """
 
     name: str
@@ -107,6 +107,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     resumes: bool = False
+    writes: tuple[str, ...] = ("*",)
 
 
 # %%
@@ -275,23 +276,54 @@ print(wanted["settings"], wanted["inputs"], list(wanted["code"]))
 # is finished, and the size of each file it wrote. The last is cheap insurance: people delete
 # checkpoints to make room.
 
+# %%
+#| default_exp capstone.record
+# What a stage leaves in its folder: a record, files, and the proof that the files are its own.
 
 # %%
 #| export
+import json
+from fnmatch import fnmatchcase
+from nanochat_lib.common import atomic_write, remove_files
+
+
+def read_json(path: Path) -> dict | list | float:
+    """Read one stored piece of a run.
+
+    Raises:
+        ValueError: it is no JSON, with its name.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        way_out = "move its folder away, and nanochat run makes it again"
+        raise ValueError(f"{path} is damaged ({error}): {way_out}") from error
+
+
 def read_record(folder: Path) -> dict | None:
-    """Read what a stage left in its folder, None if it never started."""
+    """Read what a stage left in its folder, None if it never started.
+
+    Raises:
+        ValueError: there is a stage.json, but it is no record.
+    """
     path = folder / "stage.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    record = read_json(path) if path.exists() else None
+    if record is not None and not (
+        isinstance(record, dict) and {"wanted", "state"} <= record.keys()
+    ):
+        raise ValueError(f"{path} is not the record of a stage: move {folder} away")
+    return record
 
 
-def file_sizes(folder: Path) -> dict[str, int]:
-    """Map each file of a stage to its size in bytes, without the pipeline's own and half-written ones."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    own = ("stage.json", "seconds.json")
+def file_sizes(folder: Path, patterns: tuple[str, ...] = ("*",)) -> dict[str, int]:
+    """Map each file that matches a pattern to its size in bytes, without records and hidden ones."""
+    files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in files
-        if path.name not in own and not path.name.endswith(".tmp")
+        name.as_posix(): path.stat().st_size
+        for name, path in files.items()
+        if name.as_posix() not in ("stage.json", "seconds.json")
+        and not any(part.startswith(".") for part in name.parts)
+        and any(fnmatchcase(name.as_posix(), pattern) for pattern in patterns)
     }
 
 
@@ -319,7 +351,9 @@ def reason_to_run(folder: Path, wanted: dict) -> str | None:
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             return f"{part} changed: {', '.join(changed[:3])}{more}"
-    if record["state"] != "done":
+    if record["state"] not in ("running", "done"):
+        return "not run yet"
+    if record["state"] == "running":
         return "continues where it was stopped"
     present = file_sizes(folder)
     broken = [name for name, size in record["files"].items() if present.get(name) != size]
@@ -350,18 +384,50 @@ with tempfile.TemporaryDirectory() as name:
 # 2. A stage either starts with an empty folder, or knows how to continue: training from its
 #    newest checkpoint, evaluation after the last piece it finished.
 #
-# There is one trap in the cleaning itself. A folder is deleted file by file, and a kill may come
-# in between; if the record survived longer than the files, half a result would look like a
-# result. So the record goes first.
+# Cleaning has two traps. Files go one by one, and a kill may come in between: half a result would
+# look like one, so the record says "removing" first. And somebody may have put notes there. Ours is
+# what the record lists or, before it does, what the stage writes.
 
 
 # %%
 #| export
-def forget(folder: Path) -> None:
-    """Empty a stage's folder; its record goes first, so that half a deletion cannot pass for a result."""
-    (folder / "stage.json").unlink(missing_ok=True)
-    if folder.exists():
-        shutil.rmtree(folder)
+def strangers(folder: Path, writes: tuple[str, ...] = ("*",)) -> list[str]:
+    """List the files in a stage's folder that the stage did not write; hidden ones do not count."""
+    record = read_record(folder)
+    if record is None:
+        own = {}
+    else:
+        own = record["files"] if "files" in record else file_sizes(folder, writes)
+    return sorted(file_sizes(folder).keys() - own.keys())
+
+
+def check_no_strangers(folder: Path, writes: tuple[str, ...] = ("*",)) -> None:
+    """Raise ValueError if files of somebody else stand where a stage is going to work."""
+    found = strangers(folder, writes)
+    if found:
+        way_out = "move it away, or give the run another --name"
+        raise ValueError(f"{folder / found[0]} was not written by this run: {way_out}")
+
+
+def forget(folder: Path, writes: tuple[str, ...] = ("*",)) -> None:
+    """Remove what a stage wrote. Its record stays, as the proof, until the next one replaces it.
+
+    Args:
+        folder: the stage's.
+        writes: patterns of what the stage writes, for one that never finished.
+
+    Raises:
+        ValueError: there is a file that it did not write; then nothing is removed.
+    """
+    check_no_strangers(folder, writes)
+    record = read_record(folder)
+    if record is not None:
+        atomic_write(folder / "stage.json", json.dumps(record | {"state": "removing"}))
+        remove_files(folder, [*file_sizes(folder), "seconds.json"])
+
+
+# %%
+#| default_exp capstone.pipeline
 
 
 # %% [markdown]
@@ -379,9 +445,13 @@ def stopwatch(path: Path, seconds_before: float) -> Iterator[Callable[[], float]
     def seconds() -> float:
         return seconds_before + time.perf_counter() - start
 
+    def write() -> None:
+        with contextlib.suppress(OSError):  # a full disk stops the stage itself, not its clock
+            atomic_write(path, json.dumps(seconds()))
+
     def keep_writing() -> None:
         while not done.wait(1.0):
-            atomic_write(path, json.dumps(seconds()))
+            write()
 
     writer = threading.Thread(target=keep_writing, daemon=True)
     writer.start()
@@ -390,7 +460,7 @@ def stopwatch(path: Path, seconds_before: float) -> Iterator[Callable[[], float]
     finally:
         done.set()
         writer.join()
-        atomic_write(path, json.dumps(seconds()))
+        write()
 
 
 # %%
@@ -399,7 +469,7 @@ def run_stage(stage: Stage, profile: object, run_folder: Path, wanted: dict) -> 
     """Run one stage, or continue it, and record its result.
 
     The record is written twice: before the work with state "running", after it with "done". Whatever
-    is in the folder without "done" is unfinished; whatever has other inputs is removed.
+    is in the folder without "done" is unfinished; what the stage made of other inputs is removed.
 
     Returns:
         The record: fingerprint, state, wanted, seconds over all attempts, files and what `run` returned.
@@ -409,9 +479,9 @@ def run_stage(stage: Stage, profile: object, run_folder: Path, wanted: dict) -> 
     clock, seconds_before = folder / "seconds.json", 0.0
     unfinished = before is not None and before["wanted"] == wanted and before["state"] == "running"
     if unfinished and clock.exists():
-        seconds_before = json.loads(clock.read_text(encoding="utf-8"))
+        seconds_before = read_json(clock)
     if not (unfinished and stage.resumes):
-        forget(folder)
+        forget(folder, stage.writes)
     record = {"stage": stage.name, "fingerprint": fingerprint(wanted), "wanted": wanted}
     atomic_write(path, json.dumps(record | {"state": "running"}, indent=1))
     with stopwatch(clock, seconds_before) as seconds:
@@ -419,7 +489,8 @@ def run_stage(stage: Stage, profile: object, run_folder: Path, wanted: dict) -> 
         inputs = {name: run_folder / name for name in stage.needs}
         result = stage.run(folder, inputs, *settings)
         spent = seconds()
-    record |= {"state": "done", "seconds": spent, "files": file_sizes(folder), "result": result}
+    record |= {"state": "done", "seconds": spent, "result": result}
+    record["files"] = file_sizes(folder, stage.writes)
     atomic_write(path, json.dumps(record, indent=1))
     return record
 
@@ -495,19 +566,27 @@ def run_stages(
         Stage name -> record.
 
     Raises:
-        ValueError: no stage is called `start`, or another process is at work in the folder.
+        ValueError: no stage is called `start`, another process is at work in the folder, or files
+            of somebody else are in the way.
     """
     names = [stage.name for stage in stages]
     if start is not None and start not in names:
         raise ValueError(f"no stage {start!r}: {nearest(start, names)}")
-    records = {}
+    records, upstream, todo = {}, {}, []
     with only_one(run_folder):
-        for name in names[names.index(start) :] if start else ():
-            (run_folder / name / "stage.json").unlink(missing_ok=True)
-        for number, stage in enumerate(stages, start=1):
-            upstream = {name: record["fingerprint"] for name, record in records.items()}
+        for stage in stages:  # look at all before any works for hours
+            folder = run_folder / stage.name
+            record = read_record(folder)
+            if record and start and stage.name in names[names.index(start) :]:
+                atomic_write(folder / "stage.json", json.dumps(record | {"state": "again"}))
             wanted = stage_inputs(stage, profile, upstream)
-            reason = reason_to_run(run_folder / stage.name, wanted)
+            upstream[stage.name] = fingerprint(wanted)
+            reason = reason_to_run(folder, wanted)
+            todo.append((stage, wanted, reason))
+            continues = stage.resumes and record and record["state"] == "running"
+            if reason and not continues:
+                check_no_strangers(folder, stage.writes)
+        for number, (stage, wanted, reason) in enumerate(todo, start=1):
             line = f"[{number}/{len(stages)}] {stage.name}"
             if reason is None:
                 records[stage.name] = read_record(run_folder / stage.name)
@@ -566,6 +645,7 @@ print(json.loads((toy_run / "count" / "counts.json").read_text(encoding="utf-8")
 
 # %%
 #| export
+import re
 from collections.abc import Iterable, Iterator
 from nanochat_lib.common import local_generator
 from nanochat_lib.data.documents import list_shards, python_docs, stream_documents, write_shards
@@ -603,7 +683,7 @@ class DataConfig:
 def passages(text: str, most_bytes: int) -> Iterator[str]:
     """Cut a text between lines into pieces of at most `most_bytes`; a longer line stays whole."""
     piece, size = [], 0
-    for line in text.splitlines(keepends=True):
+    for line in re.findall(r".*\n|.+", text):  # splitlines() would cut at form feeds and others too
         n_bytes = len(line.encode("utf-8"))
         if piece and size + n_bytes > most_bytes:
             yield "".join(piece)
@@ -663,10 +743,6 @@ def spread(documents: Iterable[str], extras: list[str], total: int) -> Iterator[
 
 
 # %%
-assert list(spread("abcd", ["x", "y"], total=4)) == list("abxcdy")
-
-
-# %%
 #| export
 def prepare_data(folder: Path, inputs: dict[str, Path], config: DataConfig) -> dict:
     """Write the training shards and two validation sets; count documents and bytes of each."""
@@ -683,9 +759,14 @@ def prepare_data(folder: Path, inputs: dict[str, Path], config: DataConfig) -> d
     if english_held_out:
         write_shards(english_held_out, folder / "validation_english")
     counts = {}
-    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
-        sizes = [len(text.encode()) for text, _ in stream_documents(list_shards(part), loop=False)]
-        counts[part.name] = {"documents": len(sizes), "bytes": sum(sizes)}
+    for part in ("train", "validation_english", "validation_tinyworld", "warmup"):
+        shards = list_shards(folder / part) if (folder / part).exists() else []
+        sizes = (
+            [len(text.encode()) for text, _ in stream_documents(shards, loop=False)]
+            if shards
+            else []
+        )
+        counts[part] = {"documents": len(sizes), "bytes": sum(sizes)}
     english_bytes = sum(len(text.encode()) for text in english)
     return {"parts": counts, "english_share": english_bytes / counts["train"]["bytes"]}
 
@@ -703,7 +784,14 @@ def training_shards(data: Path) -> list[Path]:
     return (list_shards(warmup) if warmup.exists() else []) + list_shards(data / "train")
 
 
+def validation_sets(data: Path) -> dict[str, list[Path]]:
+    """Map the name of each validation set that was written to its shards."""
+    names = ("validation_english", "validation_tinyworld")
+    return {name: list_shards(data / name) for name in names if (data / name).exists()}
+
+
 # %%
+assert list(spread("abcd", ["x", "y"], total=4)) == list("abxcdy")
 with tempfile.TemporaryDirectory() as name:
     tiny = DataConfig(
         warmup_documents=20, documents=80, english_bytes=3_000, validation_documents=5
@@ -723,7 +811,7 @@ with tempfile.TemporaryDirectory() as name:
 
 # %%
 #| export
-from nanochat_lib.data.documents import list_shards, stream_documents
+from nanochat_lib.data.documents import stream_documents
 from nanochat_lib.tokenizer.bpe import split_pattern
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
@@ -744,10 +832,10 @@ def train_tokenizer(folder: Path, inputs: dict[str, Path], config: TokenizerConf
     tokenizer = Tokenizer.train(texts, config.vocab_size, split_pattern(config.max_digits))
     tokenizer.save(folder)
     bytes_per_token = {}
-    for part in sorted(inputs["data"].glob("validation_*")):
-        texts = [text for text, _ in stream_documents(list_shards(part), loop=False)]
+    for name, shards in validation_sets(inputs["data"]).items():
+        texts = [text for text, _ in stream_documents(shards, loop=False)]
         n_tokens = sum(len(ids) for ids in tokenizer.encode(texts))
-        bytes_per_token[part.name] = sum(len(text.encode()) for text in texts) / n_tokens
+        bytes_per_token[name] = sum(len(text.encode()) for text in texts) / n_tokens
     return {"hash": tokenizer.hash, "bytes_per_token": bytes_per_token}
 
 
@@ -757,7 +845,7 @@ def train_tokenizer(folder: Path, inputs: dict[str, Path], config: TokenizerConf
 
 # %%
 #| export
-from nanochat_lib.common import machine_summary
+from nanochat_lib.machine import machine_summary
 from nanochat_lib.data.documents import list_shards
 from nanochat_lib.training.pretrain import PretrainConfig, pretrain
 
@@ -925,10 +1013,10 @@ def measure_bits(
     token_bytes = torch.tensor(tokenizer.token_bytes())
     sequence_len = models["base"].config.sequence_len
     bits = {}
-    for part in sorted(inputs["data"].glob("validation_*")):
-        loader = PackingLoader(list_shards(part), tokenizer, 8, sequence_len, loop=False)
+    for name, shards in validation_sets(inputs["data"]).items():
+        loader = PackingLoader(shards, tokenizer, 8, sequence_len, loop=False)
         batches = list(islice(loader, config.batches))
-        bits[part.name.removeprefix("validation_")] = {
+        bits[name.removeprefix("validation_")] = {
             name: evaluate_bpb(model, batches, token_bytes)
             for name, model in {**floors, **models}.items()
         }
@@ -1057,6 +1145,9 @@ class Profile:
 
 # %%
 #| export
+import math
+
+
 def check_value(value: object, wanted: object, where: str) -> object:
     """Return a TOML value as the type a field wants, or say what it should have been.
 
@@ -1073,6 +1164,8 @@ def check_value(value: object, wanted: object, where: str) -> object:
     allowed = choices or (wanted,)
     if float in allowed and type(value) is int:
         return float(value)
+    if type(value) is float and not math.isfinite(value):
+        raise ValueError(f"{where} = {value!r}: must be a finite number")
     if type(value) in allowed:  # not isinstance: True would pass as a number
         return value
     names = " or ".join(kind.__name__ for kind in allowed if kind is not type(None))
@@ -1139,12 +1232,15 @@ def load_profile(name: str, manifest: Path | None = None) -> Profile:
         manifest: a TOML file; course.toml if None.
 
     Raises:
-        ValueError: no such file or profile, or a setting that no stage knows.
+        ValueError: no such file or profile, no TOML, or a setting that no stage knows.
     """
     manifest = manifest_path() if manifest is None else Path(manifest)
-    if not manifest.exists():
+    if not manifest.is_file():
         raise ValueError(f"no {manifest}: run inside the course, or name a file with --manifest")
-    profiles = tomllib.loads(manifest.read_text(encoding="utf-8")).get("profile", {})
+    try:
+        profiles = tomllib.loads(manifest.read_text(encoding="utf-8-sig")).get("profile", {})
+    except ValueError as error:  # no UTF-8, or no TOML
+        raise ValueError(f"{manifest} cannot be read: {error}") from error
     if name not in profiles:
         raise ValueError(f"no profile {name!r} in {manifest.name}: {nearest(name, profiles)}")
     return fill_config(Profile(name), profiles[name], f"profile.{name}")
@@ -1249,6 +1345,7 @@ print(
 # %%
 #| export
 import io
+import re
 from matplotlib.figure import Figure
 from rich.table import Table
 
@@ -1338,7 +1435,7 @@ print(markdown_table([["stage", "seconds"], ["data", "3"]]))
 #| export
 def quote(text: str) -> str:
     """Show what a model wrote as a Markdown quotation, line by line, with no character taken as markup."""
-    return "\n".join(f">     {line}" for line in text.splitlines() or [""])
+    return "\n".join(f">     {line}" for line in re.split(r"\r\n|\r|\n", text))
 
 
 def show_tools(text: str) -> str:
@@ -1473,12 +1570,8 @@ def render_report(report: dict, name: str) -> str:
 
 # %%
 #| export
-
-
-def read_json(path: Path) -> dict | list:
-    """Read one stored piece of a run."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
+import shlex
+from urllib.parse import quote as url_quote
 
 # %% [markdown]
 # The report reads records and nothing else. It measures nothing, so it can be written again at
@@ -1593,14 +1686,14 @@ def fill_readme(readme: Path, run_folder: Path) -> None:
         )
     minutes = sum(report["stages"].values()) / 60
     block = f"""
-*Written by `nanochat report {run_folder.name} --readme` from a run of {minutes:.1f} minutes on
+*Written by `nanochat report {shlex.quote(run_folder.name)} --readme` from a run of {minutes:.1f} minutes on
 {machine_line(report)}.*
 
 {markdown_table(task_rows(report))}
 
 {markdown_table(bits_rows(report))}
 
-![Training loss of both stages over their steps](figures/{run_folder.name}_loss.png)
+![Training loss of both stages over their steps](figures/{url_quote(run_folder.name)}_loss.png)
 
 ```text
 {transcript_text(report["transcript"])}
@@ -1618,18 +1711,37 @@ def fill_readme(readme: Path, run_folder: Path) -> None:
 # %%
 #| export
 from collections.abc import Callable
-from nanochat_lib.common import atomic_write, base_dir
+from nanochat_lib.common import atomic_write, run_dir
+from nanochat_lib.training.checkpoint import FILES
 
+SHARDS = (f"*/shard_{5 * '[0-9]'}.parquet",)
+TRAINING = (*(f"step_{6 * '[0-9]'}/{name}" for name in FILES), "losses.json")
+SCORES = tuple(f"{name}.json" for name in ("bits_per_byte", "samples", "contamination"))
+SCORES += tuple(f"{model}.*.json" for model in MODELS)
 STAGES = (
-    Stage("data", prepare_data, settings=("data",)),
-    Stage("tokenizer", train_tokenizer, needs=("data",), settings=("tokenizer",)),
-    Stage("base", train_base, needs=("data", "tokenizer"), settings=("base",), resumes=True),
+    Stage("data", prepare_data, settings=("data",), writes=SHARDS),
+    Stage(
+        "tokenizer",
+        train_tokenizer,
+        needs=("data",),
+        settings=("tokenizer",),
+        writes=("tokenizer.json",),
+    ),
+    Stage(
+        "base",
+        train_base,
+        needs=("data", "tokenizer"),
+        settings=("base",),
+        resumes=True,
+        writes=TRAINING,
+    ),
     Stage(
         "sft",
         train_sft,
         needs=("data", "tokenizer", "base"),
         settings=("data", "chat", "sft"),
         resumes=True,
+        writes=TRAINING,
     ),
     Stage(
         "evaluation",
@@ -1637,8 +1749,31 @@ STAGES = (
         needs=("data", "tokenizer", "base", "sft"),
         settings=("data", "chat", "evaluation"),
         resumes=True,
+        writes=SCORES,
     ),
 )
+
+
+# %%
+#| export
+def claim_folder(run_folder: Path, profile: Profile) -> None:
+    """Make a folder this profile's run, unless it holds something else.
+
+    Raises:
+        ValueError: it holds files that no run wrote, or the run of another profile.
+    """
+    path = run_folder / "run.json"
+    there = sorted(entry.name for entry in run_folder.glob("[!.]*")) if run_folder.is_dir() else []
+    about = read_json(path) if path.exists() else {}
+    if there and not (isinstance(about, dict) and {"profile", "about"} <= about.keys()):
+        raise ValueError(
+            f"{run_folder} holds {there[0]}, and no run wrote that: give the run another --name"
+        )
+    if about and about["profile"] != profile.name:
+        raise ValueError(
+            f"{run_folder} is a run of profile {about['profile']!r}: give this one another --name"
+        )
+    atomic_write(path, json.dumps({"profile": profile.name, "about": profile.about}))
 
 
 # %%
@@ -1653,7 +1788,7 @@ def run_profile(
 
     Args:
         profile: every setting.
-        run_folder: where the run lives; base_dir() / profile.name if None.
+        run_folder: where the run lives; run_dir(profile.name) if None.
         start: stage to run again, with all after it; "report" repeats only the report.
         announce: receives one line a stage.
 
@@ -1661,14 +1796,14 @@ def run_profile(
         The run's folder, with report.md and report.json in it.
 
     Raises:
-        ValueError: no stage is called `start`, or another process is at work in the folder.
+        ValueError: no stage is called `start`, another process is at work in the folder, or it
+            holds something else.
     """
-    run_folder = run_folder or base_dir() / profile.name
+    run_folder = run_folder or run_dir(profile.name)
     names = [*(stage.name for stage in STAGES), "report"]
     if start is not None and start not in names:
         raise ValueError(f"no stage {start!r}: {nearest(start, names)}")
-    about = {"profile": profile.name, "about": profile.about}
-    atomic_write(run_folder / "run.json", json.dumps(about))
+    claim_folder(run_folder, profile)
     run_stages(STAGES, profile, run_folder, None if start == "report" else start, announce)
     write_report(run_folder)
     return run_folder
@@ -1900,10 +2035,12 @@ print(read_record(graded / "grade")["result"])
 # %%
 #| export
 import os
+import shlex
 import sys
 from typing import Annotated
 import tyro
-from nanochat_lib.common import base_dir
+from nanochat_lib.common import base_dir, run_dir
+from nanochat_lib.terminal import as_command
 
 
 # %%
@@ -1920,10 +2057,6 @@ def physical_cores() -> int:
     quota = Path("/sys/fs/cgroup/cpu.max")
     limit, period = quota.read_text(encoding="utf-8").split() if quota.exists() else ("max", "1")
     return cores if limit == "max" else max(1, min(cores, round(int(limit) / int(period))))
-
-
-# %%
-print(physical_cores(), "cores, each counted once")
 
 
 # %%
@@ -1969,8 +2102,9 @@ def print_report(report: dict, run_folder: Path) -> None:
     console = Console()
     for rows in (task_rows(report), bits_rows(report), stage_rows(report)):
         console.print(terminal_table(rows))
-    console.print(f"report: {run_folder / 'report.md'}", soft_wrap=True)
-    console.print(f"talk to it: .venv/bin/nanochat chat --run {run_folder.name}", soft_wrap=True)
+    talk = shlex.join([".venv/bin/nanochat", "chat", "--run", run_folder.name])
+    for line in (f"report: {run_folder / 'report.md'}", f"talk to it: {talk}"):
+        console.print(line, soft_wrap=True, markup=False)  # a [v2] in a name is no mark-up
 
 
 # %%
@@ -1980,12 +2114,13 @@ def run_command(arguments: list[str]) -> None:
     options = tyro.cli(RunArguments, prog="nanochat run", args=arguments)
     # These import torch, which takes seconds: only now, when the arguments are known to be good.
     from nanochat_lib.capstone.profiles import load_profile
-    from nanochat_lib.capstone.report import read_json
+    from nanochat_lib.capstone.record import read_json
     from nanochat_lib.capstone.run import run_profile
 
     profile = load_profile(options.profile, options.manifest)
     start = options.start or (None if options.resume else "data")
-    run_folder = run_profile(profile, base_dir() / (options.name or profile.name), start)
+    name = profile.name if options.name is None else options.name
+    run_folder = run_profile(profile, run_dir(name), start)
     print_report(read_json(run_folder / "report.json"), run_folder)
 
 
@@ -1997,7 +2132,7 @@ def report_command(arguments: list[str]) -> None:
     runs = sorted(base_dir().glob("*/run.json"), key=lambda path: path.stat().st_mtime)
     if not runs and options.run is None:
         raise ValueError(f"no run in {base_dir()}: make one with nanochat run laptop")
-    run_folder = base_dir() / options.run if options.run else runs[-1].parent
+    run_folder = runs[-1].parent if options.run is None else run_dir(options.run)
     found = write_report(run_folder)
     if options.readme:
         fill_readme(options.readme, run_folder)
@@ -2006,9 +2141,16 @@ def report_command(arguments: list[str]) -> None:
 
 def chat_command(arguments: list[str]) -> None:
     """Talk to a trained model."""
+    for option, value in zip(arguments, arguments[1:]):
+        if option in ("-p", "--prompt") and value.startswith("-"):
+            hint = shlex.quote(f"--prompt={value}")
+            raise ValueError(f"{option} needs a text; one that begins with a dash goes as {hint}")
     from nanochat_lib.serving.cli import ChatConfig, chat
 
-    chat(tyro.cli(ChatConfig, prog="nanochat chat", args=arguments))
+    options = tyro.cli(ChatConfig, prog="nanochat chat", args=arguments)
+    if options.prompt is None and sys.stdin is None:
+        raise ValueError("standard input is closed: give one message with --prompt")
+    chat(options)
 
 
 # %%
@@ -2031,28 +2173,28 @@ def usage() -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; a mistake of the caller's ends in one line, not in a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
+    name, *rest = arguments or ["help"]
+    if name in ("-h", "--help", "help"):
+        with as_command("nanochat"):
+            print(usage())
         return
-    name, *rest = arguments
     if name not in COMMANDS:
         sys.exit(f"nanochat: no command {name!r}: {nearest(name, COMMANDS)}")
     # The OpenMP library reads these when torch loads it. Threads that wait by spinning for long, its
     # default, take the cores from each other as soon as a second program wants them.
     os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    try:
-        COMMANDS[name][0](rest)
-    except ValueError as error:
-        sys.exit(f"nanochat {name}: {error}")
-    except KeyboardInterrupt:
-        print(f"\nstopped; the same command continues: nanochat {' '.join(arguments)}")
-        sys.exit(130)
+    with as_command(f"nanochat {name}"):
+        try:
+            COMMANDS[name][0](rest)
+        except KeyboardInterrupt:
+            again = shlex.join(["nanochat", *arguments])
+            print(f"\nstopped; the same command continues: {again}")
+            sys.exit(130)
 
 
 # %% [markdown]
-# Two environment variables are set before torch is loaded, and one of them is worth a story.
-# OpenMP's threads wait for each other by spinning: they burn their core until the others arrive.
+# Two environment variables are set before torch is loaded. OpenMP's threads wait for each other by spinning: they burn their core until the others arrive.
 # Alone on a machine that is fastest. With a second busy program, each waits for threads that are
 # not running, on cores that it keeps from running them. Threads that sleep at once are no answer:
 # waking them takes longer than the short waits inside a training step. So we let them spin
@@ -2066,8 +2208,6 @@ try:
     main(["rnu"])
 except SystemExit as stopped:
     print(stopped)
-
-# %%
 scratch.cleanup()
 
 # %% [markdown]

@@ -2476,7 +2476,7 @@ def advice(summary: dict) -> list[str]:
     """Say what a machine means for this course.
 
     Args:
-        summary: what `nanochat_lib.common.machine_summary` returns.
+        summary: what `nanochat_lib.machine.machine_summary` returns.
     """
     gpus = summary.get("gpus") or []
     lines = [
@@ -2571,7 +2571,7 @@ def _read(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from nanochat_lib.common import machine_summary
+    from nanochat_lib.machine import machine_summary
 
     summary = machine_summary()
     for key, value in summary.items():

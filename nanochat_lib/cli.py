@@ -2,6 +2,7 @@
 """The command `nanochat`."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Annotated
 import tyro
 
 from nanochat_lib.capstone.pipeline import nearest
-from nanochat_lib.common import base_dir
+from nanochat_lib.common import base_dir, run_dir
+from nanochat_lib.terminal import as_command
 
 __all__ = [
     "physical_cores",
@@ -80,8 +82,9 @@ def print_report(report: dict, run_folder: Path) -> None:
     console = Console()
     for rows in (task_rows(report), bits_rows(report), stage_rows(report)):
         console.print(terminal_table(rows))
-    console.print(f"report: {run_folder / 'report.md'}", soft_wrap=True)
-    console.print(f"talk to it: .venv/bin/nanochat chat --run {run_folder.name}", soft_wrap=True)
+    talk = shlex.join([".venv/bin/nanochat", "chat", "--run", run_folder.name])
+    for line in (f"report: {run_folder / 'report.md'}", f"talk to it: {talk}"):
+        console.print(line, soft_wrap=True, markup=False)  # a [v2] in a name is no mark-up
 
 
 def run_command(arguments: list[str]) -> None:
@@ -89,12 +92,13 @@ def run_command(arguments: list[str]) -> None:
     options = tyro.cli(RunArguments, prog="nanochat run", args=arguments)
     # These import torch, which takes seconds: only now, when the arguments are known to be good.
     from nanochat_lib.capstone.profiles import load_profile
-    from nanochat_lib.capstone.report import read_json
+    from nanochat_lib.capstone.record import read_json
     from nanochat_lib.capstone.run import run_profile
 
     profile = load_profile(options.profile, options.manifest)
     start = options.start or (None if options.resume else "data")
-    run_folder = run_profile(profile, base_dir() / (options.name or profile.name), start)
+    name = profile.name if options.name is None else options.name
+    run_folder = run_profile(profile, run_dir(name), start)
     print_report(read_json(run_folder / "report.json"), run_folder)
 
 
@@ -106,7 +110,7 @@ def report_command(arguments: list[str]) -> None:
     runs = sorted(base_dir().glob("*/run.json"), key=lambda path: path.stat().st_mtime)
     if not runs and options.run is None:
         raise ValueError(f"no run in {base_dir()}: make one with nanochat run laptop")
-    run_folder = base_dir() / options.run if options.run else runs[-1].parent
+    run_folder = runs[-1].parent if options.run is None else run_dir(options.run)
     found = write_report(run_folder)
     if options.readme:
         fill_readme(options.readme, run_folder)
@@ -115,9 +119,16 @@ def report_command(arguments: list[str]) -> None:
 
 def chat_command(arguments: list[str]) -> None:
     """Talk to a trained model."""
+    for option, value in zip(arguments, arguments[1:]):
+        if option in ("-p", "--prompt") and value.startswith("-"):
+            hint = shlex.quote(f"--prompt={value}")
+            raise ValueError(f"{option} needs a text; one that begins with a dash goes as {hint}")
     from nanochat_lib.serving.cli import ChatConfig, chat
 
-    chat(tyro.cli(ChatConfig, prog="nanochat chat", args=arguments))
+    options = tyro.cli(ChatConfig, prog="nanochat chat", args=arguments)
+    if options.prompt is None and sys.stdin is None:
+        raise ValueError("standard input is closed: give one message with --prompt")
+    chat(options)
 
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
@@ -136,23 +147,24 @@ def usage() -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; a mistake of the caller's ends in one line, not in a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
+    name, *rest = arguments or ["help"]
+    if name in ("-h", "--help", "help"):
+        with as_command("nanochat"):
+            print(usage())
         return
-    name, *rest = arguments
     if name not in COMMANDS:
         sys.exit(f"nanochat: no command {name!r}: {nearest(name, COMMANDS)}")
     # The OpenMP library reads these when torch loads it. Threads that wait by spinning for long, its
     # default, take the cores from each other as soon as a second program wants them.
     os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    try:
-        COMMANDS[name][0](rest)
-    except ValueError as error:
-        sys.exit(f"nanochat {name}: {error}")
-    except KeyboardInterrupt:
-        print(f"\nstopped; the same command continues: nanochat {' '.join(arguments)}")
-        sys.exit(130)
+    with as_command(f"nanochat {name}"):
+        try:
+            COMMANDS[name][0](rest)
+        except KeyboardInterrupt:
+            again = shlex.join(["nanochat", *arguments])
+            print(f"\nstopped; the same command continues: {again}")
+            sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import random
 import secrets
 import shutil
 import subprocess
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 __all__ = [
@@ -18,14 +19,16 @@ __all__ = [
     "get_ranks",
     "print0",
     "pick_device",
+    "first_line",
     "cpu_features",
     "pick_dtype",
     "fingerprint",
     "local_generator",
     "base_dir",
+    "run_dir",
     "replace_surrogates",
     "atomic_write",
-    "machine_summary",
+    "remove_files",
 ]
 
 
@@ -102,7 +105,7 @@ def pick_device(name: str = "auto") -> "torch.device":
     return device
 
 
-def _first_line(*command: str) -> str:
+def first_line(*command: str) -> str:
     """Return the first line that a command prints; "" where it is missing, fails or hangs."""
     program = shutil.which(command[0])
     if program is None:
@@ -129,7 +132,7 @@ def cpu_features() -> frozenset[str]:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
         flags = next((line for line in lines if line.startswith("flags")), "").split()
     elif platform.system() == "Darwin":
-        flags = _first_line("sysctl", "-n", "machdep.cpu.leaf7_features").lower().split()
+        flags = first_line("sysctl", "-n", "machdep.cpu.leaf7_features").lower().split()
     else:
         flags = []
     return frozenset(flags) & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
@@ -204,9 +207,34 @@ def local_generator(*seed_parts: object) -> random.Random:
 
 
 def base_dir() -> Path:
-    """Return the folder of all runs: $NANOCHAT_BASE_DIR, or a cache folder at home."""
+    """Return the folder of all runs: $NANOCHAT_BASE_DIR, or a cache folder at home.
+
+    Raises:
+        ValueError: it starts at a home folder, and this user has none.
+    """
     chosen = os.environ.get("NANOCHAT_BASE_DIR") or "~/.cache/nanochat-course"
-    return Path(chosen).expanduser()
+    try:
+        folder = Path(chosen).expanduser()
+    except RuntimeError:  # HOME is not set, and the system does not know this user
+        folder = None
+    if folder is None or (chosen[0] == "~" and os.environ.get("HOME") == ""):
+        raise ValueError(f"no home folder for {chosen}: set NANOCHAT_BASE_DIR to a folder")
+    return folder
+
+
+def run_dir(name: str) -> Path:
+    """Return the folder of the run called `name`.
+
+    Raises:
+        ValueError: the name is empty, a path, hidden, longer than 100 bytes, or cannot be printed.
+    """
+    if not name or name[0] in ".-" or {"/", "\\"} & set(name) or not name.isprintable():
+        raise ValueError(f"run {name!r:.80}: a name has no / or \\, and begins with no . or -")
+    if len(name.encode("utf-8")) > 100:
+        raise ValueError(
+            f"run {name!r:.80} has {len(name.encode('utf-8'))} bytes: 100 are the most"
+        )
+    return base_dir() / name
 
 
 def replace_surrogates(text: str) -> str:
@@ -243,54 +271,17 @@ def atomic_write(path: Path | str, data: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _memory_gb() -> float:
-    """Return the memory this process may use, in GB of 1e9 bytes, within a container's limit."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and limit.read_text(encoding="utf-8").strip().isdigit():
-        total = min(total, int(limit.read_text(encoding="utf-8")))
-    return round(total / 1e9, 1)
+def remove_files(folder: Path, names: Iterable[str]) -> None:
+    """Remove files by name, then the folders that this leaves empty: nothing else is ever deleted.
 
-
-def _cpu_name() -> str:
-    """Return the CPU's product name, or its architecture where we cannot tell."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        return names[0] if names else platform.machine()
-    return _first_line("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
-
-
-def machine_summary() -> dict:
-    """Describe this machine in plain JSON values, without names or paths that identify it.
-
-    Returns:
-        platform, cpu, cores (that this process may use), features, memory_gb, gpus (name and GB),
-        disk_free_gb (under base_dir), python, torch, and cargo, compiler, browser: what was found,
-        or None.
+    Args:
+        folder: where they are.
+        names: paths below it; missing ones are fine.
     """
-    import torch
-
-    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    folder = base_dir().absolute()
-    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
-    affinity = getattr(os, "sched_getaffinity", None)
-    compilers = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
-    browsers = ["chromium", "chromium-browser", "google-chrome", "firefox"]
-    return {
-        "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
-        "cores": len(affinity(0)) if affinity else os.cpu_count(),
-        "features": sorted(cpu_features()),
-        "memory_gb": _memory_gb(),
-        "gpus": [f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB" for gpu in gpus],
-        "disk_free_gb": round(shutil.disk_usage(existing).free / 1e9, 1),
-        "python": platform.python_version(),
-        "torch": metadata.version("torch"),
-        "cargo": _first_line("cargo", "--version") or None,
-        "compiler": next(
-            (line for name in compilers if (line := _first_line(name, "--version"))), None
-        ),
-        "browser": next((name for name in browsers if shutil.which(name)), None),
-    }
+    emptied = {folder}
+    for path in (folder / name for name in names):
+        path.unlink(missing_ok=True)
+        emptied |= {parent for parent in path.parents if folder in parent.parents}
+    for path in sorted(emptied, reverse=True):
+        with suppress(OSError):  # something else is in it
+            path.rmdir()

@@ -2,6 +2,7 @@
 """How a report looks: tables, texts and a figure made of its numbers."""
 
 import io
+import re
 
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -85,7 +86,7 @@ def terminal_table(rows: list[list[str]]) -> Table:
 
 def quote(text: str) -> str:
     """Show what a model wrote as a Markdown quotation, line by line, with no character taken as markup."""
-    return "\n".join(f">     {line}" for line in text.splitlines() or [""])
+    return "\n".join(f">     {line}" for line in re.split(r"\r\n|\r|\n", text))
 
 
 def show_tools(text: str) -> str:

@@ -8,7 +8,6 @@ import difflib
 import fcntl
 import inspect
 import json
-import shutil
 import textwrap
 import threading
 import time
@@ -17,6 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nanochat_lib
+from nanochat_lib.capstone.record import (
+    check_no_strangers,
+    file_sizes,
+    forget,
+    read_json,
+    read_record,
+    reason_to_run,
+)
 from nanochat_lib.common import atomic_write, fingerprint
 
 __all__ = [
@@ -26,10 +33,6 @@ __all__ = [
     "module_source",
     "code_fingerprints",
     "stage_inputs",
-    "read_record",
-    "file_sizes",
-    "reason_to_run",
-    "forget",
     "stopwatch",
     "run_stage",
     "only_one",
@@ -49,6 +52,7 @@ class Stage:
         needs: stages whose folders it reads.
         settings: parts of the profile that it is given; it sees no others.
         resumes: True if `run` continues from what it finds in its folder; else the folder is emptied first.
+        writes: patterns of the names of its files; other files in its folder are somebody else's.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     resumes: bool = False
+    writes: tuple[str, ...] = ("*",)
 
 
 def code_skeleton(source: str) -> str:
@@ -129,53 +134,6 @@ def stage_inputs(stage: Stage, profile: object, upstream: dict[str, str]) -> dic
     return json.loads(json.dumps(everything))  # tuples become lists, as in the stored record
 
 
-def read_record(folder: Path) -> dict | None:
-    """Read what a stage left in its folder, None if it never started."""
-    path = folder / "stage.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def file_sizes(folder: Path) -> dict[str, int]:
-    """Map each file of a stage to its size in bytes, without the pipeline's own and half-written ones."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    own = ("stage.json", "seconds.json")
-    return {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in files
-        if path.name not in own and not path.name.endswith(".tmp")
-    }
-
-
-def reason_to_run(folder: Path, wanted: dict) -> str | None:
-    """Say why a stage has to run; None if the result in its folder still stands.
-
-    Args:
-        folder: the stage's folder.
-        wanted: what its result depends on now, from `stage_inputs`.
-    """
-    record = read_record(folder)
-    if record is None:
-        return "not run yet"
-    for part in ("settings", "inputs", "code"):
-        old, new = record["wanted"][part], wanted[part]
-        changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-        if changed:
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            return f"{part} changed: {', '.join(changed[:3])}{more}"
-    if record["state"] != "done":
-        return "continues where it was stopped"
-    present = file_sizes(folder)
-    broken = [name for name, size in record["files"].items() if present.get(name) != size]
-    return f"{broken[0]} is missing or has another size" if broken else None
-
-
-def forget(folder: Path) -> None:
-    """Empty a stage's folder; its record goes first, so that half a deletion cannot pass for a result."""
-    (folder / "stage.json").unlink(missing_ok=True)
-    if folder.exists():
-        shutil.rmtree(folder)
-
-
 @contextlib.contextmanager
 def stopwatch(path: Path, seconds_before: float) -> Iterator[Callable[[], float]]:
     """Keep the seconds spent in `path`, once a second, so that even kill -9 loses no more than one."""
@@ -184,9 +142,13 @@ def stopwatch(path: Path, seconds_before: float) -> Iterator[Callable[[], float]
     def seconds() -> float:
         return seconds_before + time.perf_counter() - start
 
+    def write() -> None:
+        with contextlib.suppress(OSError):  # a full disk stops the stage itself, not its clock
+            atomic_write(path, json.dumps(seconds()))
+
     def keep_writing() -> None:
         while not done.wait(1.0):
-            atomic_write(path, json.dumps(seconds()))
+            write()
 
     writer = threading.Thread(target=keep_writing, daemon=True)
     writer.start()
@@ -195,14 +157,14 @@ def stopwatch(path: Path, seconds_before: float) -> Iterator[Callable[[], float]
     finally:
         done.set()
         writer.join()
-        atomic_write(path, json.dumps(seconds()))
+        write()
 
 
 def run_stage(stage: Stage, profile: object, run_folder: Path, wanted: dict) -> dict:
     """Run one stage, or continue it, and record its result.
 
     The record is written twice: before the work with state "running", after it with "done". Whatever
-    is in the folder without "done" is unfinished; whatever has other inputs is removed.
+    is in the folder without "done" is unfinished; what the stage made of other inputs is removed.
 
     Returns:
         The record: fingerprint, state, wanted, seconds over all attempts, files and what `run` returned.
@@ -212,9 +174,9 @@ def run_stage(stage: Stage, profile: object, run_folder: Path, wanted: dict) -> 
     clock, seconds_before = folder / "seconds.json", 0.0
     unfinished = before is not None and before["wanted"] == wanted and before["state"] == "running"
     if unfinished and clock.exists():
-        seconds_before = json.loads(clock.read_text(encoding="utf-8"))
+        seconds_before = read_json(clock)
     if not (unfinished and stage.resumes):
-        forget(folder)
+        forget(folder, stage.writes)
     record = {"stage": stage.name, "fingerprint": fingerprint(wanted), "wanted": wanted}
     atomic_write(path, json.dumps(record | {"state": "running"}, indent=1))
     with stopwatch(clock, seconds_before) as seconds:
@@ -222,7 +184,8 @@ def run_stage(stage: Stage, profile: object, run_folder: Path, wanted: dict) -> 
         inputs = {name: run_folder / name for name in stage.needs}
         result = stage.run(folder, inputs, *settings)
         spent = seconds()
-    record |= {"state": "done", "seconds": spent, "files": file_sizes(folder), "result": result}
+    record |= {"state": "done", "seconds": spent, "result": result}
+    record["files"] = file_sizes(folder, stage.writes)
     atomic_write(path, json.dumps(record, indent=1))
     return record
 
@@ -272,19 +235,27 @@ def run_stages(
         Stage name -> record.
 
     Raises:
-        ValueError: no stage is called `start`, or another process is at work in the folder.
+        ValueError: no stage is called `start`, another process is at work in the folder, or files
+            of somebody else are in the way.
     """
     names = [stage.name for stage in stages]
     if start is not None and start not in names:
         raise ValueError(f"no stage {start!r}: {nearest(start, names)}")
-    records = {}
+    records, upstream, todo = {}, {}, []
     with only_one(run_folder):
-        for name in names[names.index(start) :] if start else ():
-            (run_folder / name / "stage.json").unlink(missing_ok=True)
-        for number, stage in enumerate(stages, start=1):
-            upstream = {name: record["fingerprint"] for name, record in records.items()}
+        for stage in stages:  # look at all before any works for hours
+            folder = run_folder / stage.name
+            record = read_record(folder)
+            if record and start and stage.name in names[names.index(start) :]:
+                atomic_write(folder / "stage.json", json.dumps(record | {"state": "again"}))
             wanted = stage_inputs(stage, profile, upstream)
-            reason = reason_to_run(run_folder / stage.name, wanted)
+            upstream[stage.name] = fingerprint(wanted)
+            reason = reason_to_run(folder, wanted)
+            todo.append((stage, wanted, reason))
+            continues = stage.resumes and record and record["state"] == "running"
+            if reason and not continues:
+                check_no_strangers(folder, stage.writes)
+        for number, (stage, wanted, reason) in enumerate(todo, start=1):
             line = f"[{number}/{len(stages)}] {stage.name}"
             if reason is None:
                 records[stage.name] = read_record(run_folder / stage.name)

@@ -2,6 +2,7 @@
 """Profiles: every setting of a run, read from course.toml."""
 
 import dataclasses
+import math
 import tomllib
 import typing
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ def check_value(value: object, wanted: object, where: str) -> object:
     allowed = choices or (wanted,)
     if float in allowed and type(value) is int:
         return float(value)
+    if type(value) is float and not math.isfinite(value):
+        raise ValueError(f"{where} = {value!r}: must be a finite number")
     if type(value) in allowed:  # not isinstance: True would pass as a number
         return value
     names = " or ".join(kind.__name__ for kind in allowed if kind is not type(None))
@@ -98,12 +101,15 @@ def load_profile(name: str, manifest: Path | None = None) -> Profile:
         manifest: a TOML file; course.toml if None.
 
     Raises:
-        ValueError: no such file or profile, or a setting that no stage knows.
+        ValueError: no such file or profile, no TOML, or a setting that no stage knows.
     """
     manifest = manifest_path() if manifest is None else Path(manifest)
-    if not manifest.exists():
+    if not manifest.is_file():
         raise ValueError(f"no {manifest}: run inside the course, or name a file with --manifest")
-    profiles = tomllib.loads(manifest.read_text(encoding="utf-8")).get("profile", {})
+    try:
+        profiles = tomllib.loads(manifest.read_text(encoding="utf-8-sig")).get("profile", {})
+    except ValueError as error:  # no UTF-8, or no TOML
+        raise ValueError(f"{manifest} cannot be read: {error}") from error
     if name not in profiles:
         raise ValueError(f"no profile {name!r} in {manifest.name}: {nearest(name, profiles)}")
     return fill_config(Profile(name), profiles[name], f"profile.{name}")

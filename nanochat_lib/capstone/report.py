@@ -3,7 +3,9 @@
 
 import json
 import math
+import shlex
 from pathlib import Path
+from urllib.parse import quote as url_quote
 
 from nanochat_lib.capstone.layout import (
     MODELS,
@@ -15,10 +17,10 @@ from nanochat_lib.capstone.layout import (
     task_rows,
     transcript_text,
 )
+from nanochat_lib.capstone.record import read_json
 from nanochat_lib.common import atomic_write
 
 __all__ = [
-    "read_json",
     "collect_tasks",
     "collect_transcript",
     "collect_report",
@@ -28,11 +30,6 @@ __all__ = [
     "END",
     "fill_readme",
 ]
-
-
-def read_json(path: Path) -> dict | list:
-    """Read one stored piece of a run."""
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def collect_tasks(evaluation: Path, tasks: dict[str, dict]) -> dict[str, dict]:
@@ -128,14 +125,14 @@ def fill_readme(readme: Path, run_folder: Path) -> None:
         )
     minutes = sum(report["stages"].values()) / 60
     block = f"""
-*Written by `nanochat report {run_folder.name} --readme` from a run of {minutes:.1f} minutes on
+*Written by `nanochat report {shlex.quote(run_folder.name)} --readme` from a run of {minutes:.1f} minutes on
 {machine_line(report)}.*
 
 {markdown_table(task_rows(report))}
 
 {markdown_table(bits_rows(report))}
 
-![Training loss of both stages over their steps](figures/{run_folder.name}_loss.png)
+![Training loss of both stages over their steps](figures/{url_quote(run_folder.name)}_loss.png)
 
 ```text
 {transcript_text(report["transcript"])}

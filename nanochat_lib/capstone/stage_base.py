@@ -4,8 +4,8 @@
 from pathlib import Path
 
 from nanochat_lib.capstone.stage_data import training_shards
-from nanochat_lib.common import machine_summary
 from nanochat_lib.data.documents import list_shards
+from nanochat_lib.machine import machine_summary
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 from nanochat_lib.training.pretrain import PretrainConfig, pretrain
 

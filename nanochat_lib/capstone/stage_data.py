@@ -1,6 +1,7 @@
 # Generated from chapters/16_capstone.py by `course build`; edit that file.
 """Stage 1: write the corpus."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ __all__ = [
     "spread",
     "prepare_data",
     "training_shards",
+    "validation_sets",
 ]
 
 
@@ -41,7 +43,7 @@ class DataConfig:
 def passages(text: str, most_bytes: int) -> Iterator[str]:
     """Cut a text between lines into pieces of at most `most_bytes`; a longer line stays whole."""
     piece, size = [], 0
-    for line in text.splitlines(keepends=True):
+    for line in re.findall(r".*\n|.+", text):  # splitlines() would cut at form feeds and others too
         n_bytes = len(line.encode("utf-8"))
         if piece and size + n_bytes > most_bytes:
             yield "".join(piece)
@@ -100,9 +102,14 @@ def prepare_data(folder: Path, inputs: dict[str, Path], config: DataConfig) -> d
     if english_held_out:
         write_shards(english_held_out, folder / "validation_english")
     counts = {}
-    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
-        sizes = [len(text.encode()) for text, _ in stream_documents(list_shards(part), loop=False)]
-        counts[part.name] = {"documents": len(sizes), "bytes": sum(sizes)}
+    for part in ("train", "validation_english", "validation_tinyworld", "warmup"):
+        shards = list_shards(folder / part) if (folder / part).exists() else []
+        sizes = (
+            [len(text.encode()) for text, _ in stream_documents(shards, loop=False)]
+            if shards
+            else []
+        )
+        counts[part] = {"documents": len(sizes), "bytes": sum(sizes)}
     english_bytes = sum(len(text.encode()) for text in english)
     return {"parts": counts, "english_share": english_bytes / counts["train"]["bytes"]}
 
@@ -111,3 +118,9 @@ def training_shards(data: Path) -> list[Path]:
     """List the shards of pretraining text in reading order: the warm-up, if any, then the mixture."""
     warmup = data / "warmup"
     return (list_shards(warmup) if warmup.exists() else []) + list_shards(data / "train")
+
+
+def validation_sets(data: Path) -> dict[str, list[Path]]:
+    """Map the name of each validation set that was written to its shards."""
+    names = ("validation_english", "validation_tinyworld")
+    return {name: list_shards(data / name) for name in names if (data / name).exists()}

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from nanochat_lib.capstone.stage_data import DataConfig, training_shards
+from nanochat_lib.capstone.stage_data import DataConfig, training_shards, validation_sets
 from nanochat_lib.capstone.stage_sft import ChatDataConfig
 from nanochat_lib.common import atomic_write
-from nanochat_lib.data.documents import list_shards, stream_documents
+from nanochat_lib.data.documents import stream_documents
 from nanochat_lib.data.synthetic import OPENINGS
 from nanochat_lib.data.tinyworld import World
 from nanochat_lib.evaluation.bpb import BigramModel, bigram_counts, evaluate_bpb
@@ -103,10 +103,10 @@ def measure_bits(
     token_bytes = torch.tensor(tokenizer.token_bytes())
     sequence_len = models["base"].config.sequence_len
     bits = {}
-    for part in sorted(inputs["data"].glob("validation_*")):
-        loader = PackingLoader(list_shards(part), tokenizer, 8, sequence_len, loop=False)
+    for name, shards in validation_sets(inputs["data"]).items():
+        loader = PackingLoader(shards, tokenizer, 8, sequence_len, loop=False)
         batches = list(islice(loader, config.batches))
-        bits[part.name.removeprefix("validation_")] = {
+        bits[name.removeprefix("validation_")] = {
             name: evaluate_bpb(model, batches, token_bytes)
             for name, model in {**floors, **models}.items()
         }

@@ -4,8 +4,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat_lib.capstone.stage_data import training_shards
-from nanochat_lib.data.documents import list_shards, stream_documents
+from nanochat_lib.capstone.stage_data import training_shards, validation_sets
+from nanochat_lib.data.documents import stream_documents
 from nanochat_lib.tokenizer.bpe import split_pattern
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
@@ -26,8 +26,8 @@ def train_tokenizer(folder: Path, inputs: dict[str, Path], config: TokenizerConf
     tokenizer = Tokenizer.train(texts, config.vocab_size, split_pattern(config.max_digits))
     tokenizer.save(folder)
     bytes_per_token = {}
-    for part in sorted(inputs["data"].glob("validation_*")):
-        texts = [text for text, _ in stream_documents(list_shards(part), loop=False)]
+    for name, shards in validation_sets(inputs["data"]).items():
+        texts = [text for text, _ in stream_documents(shards, loop=False)]
         n_tokens = sum(len(ids) for ids in tokenizer.encode(texts))
-        bytes_per_token[part.name] = sum(len(text.encode()) for text in texts) / n_tokens
+        bytes_per_token[name] = sum(len(text.encode()) for text in texts) / n_tokens
     return {"hash": tokenizer.hash, "bytes_per_token": bytes_per_token}

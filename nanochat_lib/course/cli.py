@@ -65,7 +65,7 @@ def _read(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from nanochat_lib.common import machine_summary
+    from nanochat_lib.machine import machine_summary
 
     summary = machine_summary()
     for key, value in summary.items():

@@ -52,7 +52,7 @@ def advice(summary: dict) -> list[str]:
     """Say what a machine means for this course.
 
     Args:
-        summary: what `nanochat_lib.common.machine_summary` returns.
+        summary: what `nanochat_lib.machine.machine_summary` returns.
     """
     gpus = summary.get("gpus") or []
     lines = [

@@ -47,7 +47,7 @@ def bits_per_byte(nats_per_token: Sequence[float], token_bytes: Sequence[int]) -
         Bits per byte, over the tokens whose length is not 0.
 
     Raises:
-        ValueError: the lists differ in length, or no token covers any byte.
+        ValueError: the lists differ in length, a loss is NaN, or no token covers any byte.
 
     Source: Gao et al. 2020 (arXiv:2101.00027), section 3.1.
     """
@@ -57,6 +57,8 @@ def bits_per_byte(nats_per_token: Sequence[float], token_bytes: Sequence[int]) -
     if n_bytes == 0:
         raise ValueError("no token covers any byte: is every token special?")
     nats = math.fsum(loss for loss, n in zip(nats_per_token, token_bytes) if n > 0)
+    if math.isnan(nats):
+        raise ValueError("a loss is NaN: the model's weights are damaged")
     return nats / math.log(2) / n_bytes
 
 
@@ -109,7 +111,7 @@ class BigramModel:
     """
 
     def __init__(self, counts: Int[Tensor, "V V"], prior: float = 10.0):
-        if prior <= 0:
+        if not 0 < prior < math.inf:
             raise ValueError(f"a prior of {prior} leaves unseen pairs impossible: take one above 0")
         overall = counts.sum(dim=0).double() + 1
         overall = overall / overall.sum()
@@ -151,7 +153,7 @@ def nats_and_bytes(
         The sum of the losses in nats, and the number of bytes.
 
     Raises:
-        ValueError: the model returns losses of another shape than the targets.
+        ValueError: the model returns losses of another shape than the targets, or NaN.
     """
     nats, n_bytes = 0.0, 0
     for idx, targets in batches:
@@ -164,6 +166,10 @@ def nats_and_bytes(
         # number.
         nats += float(losses[lengths > 0].cpu().double().sum())
         n_bytes += int(lengths.sum())
+    if math.isnan(nats):
+        raise ValueError(
+            "a loss is NaN: the model's weights are damaged; load an earlier checkpoint"
+        )
     return nats, n_bytes
 
 
@@ -183,7 +189,7 @@ def evaluate_bpb(
         Bits per byte, over all targets that cover text.
 
     Raises:
-        ValueError: no target covers any byte, or the model returns losses of a wrong shape.
+        ValueError: no target covers any byte, or the model returns NaN or losses of a wrong shape.
     """
     nats, n_bytes = nats_and_bytes(model, batches, token_bytes)
     if n_bytes == 0:

@@ -153,7 +153,7 @@ def evaluate_categorical(
         As `evaluate_task`; a prompt longer than the context counts as wrong.
 
     Raises:
-        ValueError: there is no question, one has no letters, or a letter is not one token.
+        ValueError: no question, one without letters, a letter of two tokens, or a NaN logit.
     """
     n = len(task) if limit is None else min(limit, len(task))
     if n < 1 or batch_size < 1:
@@ -166,6 +166,8 @@ def evaluate_categorical(
         width = min(max(map(len, prompts)), model.config.sequence_len)
         rows = [(prompt + [tokenizer.bos_id] * width)[:width] for prompt in prompts]
         logits = model(torch.tensor(rows, device=device))  # (B, T, V); padding cannot be seen
+        if bool(logits.isnan().any()):  # argmax would answer A, and score what A scores
+            raise ValueError("a logit is NaN: the weights are damaged; load an earlier checkpoint")
         for row, (prompt, conversation) in enumerate(zip(prompts, conversations)):
             letters = conversation.get("letters")
             if not letters:

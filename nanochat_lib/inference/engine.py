@@ -1,6 +1,7 @@
 # Generated from chapters/11_inference.py by `course build`; edit that file.
 """The engine: sampling, batched and streaming generation, the calculator as a tool."""
 
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -29,24 +30,27 @@ def sample(
     Args:
         logits: scores, shape (B, V).
         uniforms: one number in [0, 1) a row, shape (B,), on any device.
-        temperature: divides the logits; 0 takes the largest.
+        temperature: divides the logits; 0 takes the largest, infinity makes all equally likely.
         top_k: keep only the k largest logits of each row.
 
     Returns:
         Token ids, shape (B,), int64.
 
     Raises:
-        ValueError: negative temperature, or top_k below 1.
+        ValueError: a temperature that is negative or no number, top_k below 1, or a logit that is NaN or infinite.
     """
-    if temperature < 0 or (top_k is not None and top_k < 1):
+    if not temperature >= 0 or (top_k is not None and top_k < 1):  # NaN < 0 is false
         raise ValueError(
             f"temperature {temperature} and top_k {top_k}: need >= 0, and >= 1 or None"
         )
+    if not bool((logits < math.inf).all()):  # of NaN argmax makes token 0, without a word
+        raise ValueError("a logit is NaN or infinite: the weights are damaged; load others")
     if temperature == 0:
         return logits.argmax(-1)
     tokens = None
     if top_k is not None and top_k < logits.shape[-1]:
         logits, tokens = logits.topk(top_k, dim=-1)  # (B, k): the walk is short as well
+    temperature = max(temperature, 1e-30)  # below, float32 divides a logit to infinity
     cumulative = torch.softmax(logits.float() / temperature, -1).cumsum(-1)  # (B, V)
     total = cumulative[:, -1:]  # 1 up to rounding
     target = uniforms.to(logits.device)[:, None] * total

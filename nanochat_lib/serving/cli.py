@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from nanochat_lib.common import base_dir, pick_device
+from nanochat_lib.common import base_dir, pick_device, run_dir
 from nanochat_lib.inference.engine import Engine
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 from nanochat_lib.training.checkpoint import latest_checkpoint, load_model
@@ -68,14 +68,9 @@ def stream_text(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
 
 def user_turn(tokenizer: Tokenizer, text: str) -> list[int]:
     """Encode a user's message, up to the token that gives the word to the assistant."""
-    special = tokenizer.encode_special
-    body = tokenizer.encode(text)
-    return [
-        special("<|user_start|>"),
-        *body,
-        special("<|user_end|>"),
-        special("<|assistant_start|>"),
-    ]
+    names = ("<|user_start|>", "<|user_end|>", "<|assistant_start|>")
+    start, end, reply = map(tokenizer.encode_special, names)
+    return [start, *tokenizer.encode(text), end, reply]
 
 
 def turns_to_drop(lengths: list[int], room: int) -> int:
@@ -111,23 +106,24 @@ class Conversation:
         self.tokenizer = tokenizer
         self.room = sequence_len - min(reply_tokens, sequence_len // 2) - 1  # 1 for bos
         self.turns: list[list[int]] = []
+        self.asked: list[list[int]] = []  # the turns of the last prompt; its question is the last
         self.n_forgotten = 0
 
     def ask(self, text: str) -> list[int]:
-        """Add a question and return the whole prompt.
+        """Return the whole prompt for a question; nothing is kept or forgotten until `hear`.
 
         Raises:
-            ValueError: the question alone is too long; the conversation is as before.
+            ValueError: the question alone is too long.
         """
         turns = [*self.turns, user_turn(self.tokenizer, text)]
-        n_drop = turns_to_drop([len(turn) for turn in turns], self.room)
-        self.turns = turns[n_drop:]
-        self.n_forgotten += n_drop
-        return [self.tokenizer.bos_id, *(token for turn in self.turns for token in turn)]
+        self.asked = turns[turns_to_drop([len(turn) for turn in turns], self.room) :]
+        return [self.tokenizer.bos_id, *(token for turn in self.asked for token in turn)]
 
     def hear(self, tokens: list[int]) -> None:
-        """Complete the last turn with the assistant's answer, given without its end token."""
-        self.turns[-1] += [*tokens, self.tokenizer.encode_special("<|assistant_end|>")]
+        """Keep the question asked last with its answer, given without its end token."""
+        end = self.tokenizer.encode_special("<|assistant_end|>")
+        self.n_forgotten += len(self.turns) + 1 - len(self.asked)
+        self.turns = [*self.asked[:-1], [*self.asked[-1], *tokens, end]]
 
     def clear(self) -> None:
         """Forget everything."""
@@ -175,17 +171,18 @@ def find_run(name: str | None, stage: str) -> Path:
         raise ValueError(
             f"no run under {base_dir()} has a {stage} model yet: train one with `make speedrun`"
         )
-    if name is not None and name not in found:
-        raise ValueError(
-            f"no run {name!r} with a {stage} model: there is {', '.join(sorted(found))}"
-        )
-    return base_dir() / (name or max(found, key=found.__getitem__))
+    name = max(found, key=found.__getitem__) if name is None else name
+    folder = run_dir(name)
+    if name not in found:
+        there = ", ".join(sorted(found))
+        raise ValueError(f"no run {name!r} with a {stage} model: there is {there}")
+    return folder
 
 
-def load_engine(run_folder: Path, stage: str, device: str = "auto") -> Engine:
+def load_engine(folder: Path, stage: str, device: str = "auto") -> Engine:
     """Load a run's tokenizer and the newest checkpoint of a stage."""
-    tokenizer = Tokenizer.load(run_folder / "tokenizer")
-    model, _ = load_model(run_folder / stage, tokenizer, pick_device(device))
+    tokenizer = Tokenizer.load(folder / "tokenizer")
+    model, _ = load_model(folder / stage, tokenizer, pick_device(device))
     return Engine(model.eval(), tokenizer)
 
 
@@ -245,11 +242,10 @@ def answer(
         prompt = engine.tokenizer.encode(text, prepend=engine.tokenizer.bos_id)
         say(engine, prompt, config, config.seed, write)
         return
-    before = conversation.n_forgotten
     prompt = conversation.ask(text)
-    if conversation.n_forgotten > before:
+    if len(conversation.asked) <= len(conversation.turns):
         write("(the context is full: the oldest messages are forgotten)\n")
-    seed = config.seed + conversation.n_forgotten + len(conversation.turns) - 1
+    seed = config.seed + conversation.n_forgotten + len(conversation.turns)
     conversation.hear(say(engine, prompt, config, seed, write))
 
 
@@ -271,21 +267,23 @@ def chat(
     Raises:
         ValueError: there is no such model, a setting is impossible, or the one prompt is too long.
     """
-    run_folder = find_run(config.run, config.stage)
-    engine = load_engine(run_folder, config.stage, config.device)
-    conversation = Conversation(
-        engine.tokenizer, engine.model.config.sequence_len, config.max_tokens
-    )
+    folder = find_run(config.run, config.stage)
+    engine = load_engine(folder, config.stage, config.device)
+    context = engine.model.config.sequence_len
+    conversation = Conversation(engine.tokenizer, context, config.max_tokens)
     if config.prompt is not None:
         answer(engine, conversation, config.prompt, config, write)
         return 0
-    write(f"{run_folder.name}, {config.stage}. {HELP}")
+    write(f"{folder.name}, {config.stage}. {HELP}")
     while True:
         try:
             text = read("you: ").strip()
         except (EOFError, KeyboardInterrupt):
             write("\n")
             return 0
+        except UnicodeDecodeError:  # backspace over half a character
+            write("(this line is no UTF-8: please type it again)\n")
+            continue
         if text in ("/quit", "/exit"):
             return 0
         if text == "/clear":

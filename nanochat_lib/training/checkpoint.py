@@ -3,14 +3,16 @@
 
 import json
 import os
-import shutil
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nanochat_lib.common import atomic_write
+from nanochat_lib.common import atomic_write, remove_files
 from nanochat_lib.model.gpt import GPT, GPTConfig
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
@@ -18,8 +20,11 @@ __all__ = [
     "named_states",
     "list_checkpoints",
     "latest_checkpoint",
+    "FILES",
+    "remove_leftovers",
     "save_checkpoint",
     "check_tokenizer",
+    "read_meta",
     "load_checkpoint",
     "load_model",
 ]
@@ -49,9 +54,10 @@ def named_states(
 
 
 def list_checkpoints(folder: Path | str) -> list[Path]:
-    """List the complete checkpoints of a run, oldest first."""
+    """List the complete checkpoints of a run, oldest first; step_000100_copy and the like are none."""
     found = [path.parent for path in Path(folder).glob("step_*/meta.json")]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+    ours = [path for path in found if re.fullmatch("step_[0-9]{6,}", path.name)]
+    return sorted(ours, key=lambda path: int(path.name.removeprefix("step_")))
 
 
 def latest_checkpoint(folder: Path | str) -> Path | None:
@@ -62,9 +68,23 @@ def latest_checkpoint(folder: Path | str) -> Path | None:
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file and wait until the disk has it."""
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+    try:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+    except SafetensorError as error:  # a full disk
+        raise OSError(f"cannot write {path}: {error}") from error
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
+
+
+FILES = ("meta.json", "model.safetensors", "optimizer.safetensors")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed while it saved left behind, and nothing else."""
+    for path in folder.glob(".step_*"):
+        if re.fullmatch(r"\.step_[0-9]{6,}(_replaced)?", path.name):
+            halves = [half.name for half in path.glob(".meta.json.*.tmp")]
+            remove_files(path, [*FILES, *halves])
 
 
 def save_checkpoint(
@@ -85,27 +105,32 @@ def save_checkpoint(
 
     Returns:
         The new folder.
+
+    Raises:
+        OSError: the disk is full or refuses; the older checkpoints stay.
     """
     folder = Path(folder)
-    for leftover in folder.glob(".step_*"):
-        shutil.rmtree(leftover)  # of a process that was killed while it wrote
+    remove_leftovers(folder)
     final = folder / f"step_{step:06d}"
     temporary, replaced = folder / f".{final.name}", folder / f".{final.name}_replaced"
-    temporary.mkdir(parents=True)
+    temporary.mkdir(parents=True, exist_ok=True)
     tensors, numbers = {}, {}
     for name, state in named_states(model, optimizers):
         for key, value in state.items():
             (tensors if isinstance(value, Tensor) else numbers)[f"{name}.{key}"] = value
-    _write_tensors(temporary / "model.safetensors", model.state_dict())
-    _write_tensors(temporary / "optimizer.safetensors", tensors)
     meta = meta | {"step": step, "optimizer_numbers": numbers}
-    atomic_write(temporary / "meta.json", json.dumps(meta))
-    if final.exists():
-        os.replace(final, replaced)
-    os.replace(temporary, final)
-    shutil.rmtree(replaced, ignore_errors=True)
+    try:
+        _write_tensors(temporary / "model.safetensors", model.state_dict())
+        _write_tensors(temporary / "optimizer.safetensors", tensors)
+        atomic_write(temporary / "meta.json", json.dumps(meta))
+        if final.exists():
+            os.replace(final, replaced)
+        os.replace(temporary, final)
+    finally:
+        remove_leftovers(folder)
     for old in list_checkpoints(folder)[:-2]:
-        shutil.rmtree(old)
+        if not old.is_symlink():  # a link leads to somebody's own
+            remove_files(old, FILES)
     return final
 
 
@@ -121,6 +146,21 @@ def check_tokenizer(meta: dict, tokenizer_hash: str | None, path: Path) -> None:
             f"{path} was trained with tokenizer {saved}, this one is {tokenizer_hash}: its ids mean "
             "other tokens. Load the tokenizer of that run."
         )
+
+
+def _read(path: Path, read: Callable[[Path], dict]) -> dict:
+    """Read one file of a checkpoint; a damaged one is named, with the way out."""
+    try:
+        return read(path)
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): move {path.parent.name} away to use the checkpoint before it"
+        ) from error
+
+
+def read_meta(path: Path) -> dict:
+    """Read the meta.json of a checkpoint."""
+    return _read(path / "meta.json", lambda path: json.loads(path.read_text(encoding="utf-8")))
 
 
 def load_checkpoint(
@@ -141,16 +181,16 @@ def load_checkpoint(
         The saved meta.
 
     Raises:
-        ValueError: the tokenizer differs, or the optimizers cover other parameters.
+        ValueError: a file is damaged, the tokenizer differs, or the optimizers cover other parameters.
     """
     path = Path(path)
-    meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+    meta = read_meta(path)
     check_tokenizer(meta, tokenizer_hash, path)
-    model.load_state_dict(load_file(path / "model.safetensors"))
+    model.load_state_dict(_read(path / "model.safetensors", load_file))
     if optimizers is None:
         return meta
     devices = {name: p.device for name, p in model.named_parameters()}
-    saved = load_file(path / "optimizer.safetensors") | meta["optimizer_numbers"]
+    saved = _read(path / "optimizer.safetensors", load_file) | meta["optimizer_numbers"]
     for name, state in named_states(model, optimizers):
         device = devices[name.split(".", 2)[2]]
         state.clear()
@@ -187,7 +227,6 @@ def load_model(
     path = folder if (folder / "meta.json").exists() else latest_checkpoint(folder)
     if path is None or not (path / "model.safetensors").exists():
         raise ValueError(f"no complete checkpoint in {folder}: did the training finish a save?")
-    config = GPTConfig(**json.loads((path / "meta.json").read_text(encoding="utf-8"))["config"])
-    model = GPT(config)
+    model = GPT(GPTConfig(**read_meta(path)["config"]))
     meta = load_checkpoint(path, model, None, tokenizer.hash if tokenizer else None)
     return model.to(device), meta

@@ -55,7 +55,7 @@ class PackingLoader:
         buffer_documents: how many documents to choose from. Larger crops less; smaller keeps file order.
 
     Raises:
-        ValueError: a size is below 1.
+        ValueError: a size is below 1, or a document cannot be encoded (named by shard and row).
     """
 
     def __init__(
@@ -84,14 +84,26 @@ class PackingLoader:
 
     def _refill(self) -> None:
         """Top the buffer up; tokens that no row could hold are cropped at once, for good."""
-        texts, missing = [], self.buffer_documents - len(self._buffer)
-        for text, position in islice(self._stream, missing):
-            texts.append(text)
-            self._position = position
-        for ids in self.tokenizer.encode(texts, prepend=self.tokenizer.bos_id) if texts else []:
+        documents = list(islice(self._stream, self.buffer_documents - len(self._buffer)))
+        for ids in self._encode(documents) if documents else []:
             self._buffer.append(ids[: self.sequence_len + 1])
             self.tokens_read += len(ids)
             self.tokens_cropped += max(0, len(ids) - self.sequence_len - 1)
+        self._position = documents[-1][1] if documents else self._position
+
+    def _encode(self, documents: list[tuple[str, Position]]) -> list[list[int]]:
+        """Encode documents; one that cannot be encoded is named by its shard and row."""
+        texts = [text for text, _ in documents]
+        try:
+            return self.tokenizer.encode(texts, prepend=self.tokenizer.bos_id)
+        except ValueError:
+            for text, after in documents:
+                try:
+                    self.tokenizer.encode(text)
+                except ValueError as error:
+                    place = f"{self.shards[after.shard]}, row {after.row - 1}"
+                    raise ValueError(f"{place}: {error}") from error
+            raise
 
     def _row(self) -> tuple[list[int], list[int]]:
         """Pack the inputs and targets of one row; one more token than T makes both."""

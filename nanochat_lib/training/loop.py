@@ -2,17 +2,24 @@
 """The one training loop that pretraining and fine-tuning share."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from nanochat_lib.common import atomic_write, pick_dtype
-from nanochat_lib.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from nanochat_lib.training.checkpoint import (
+    latest_checkpoint,
+    load_checkpoint,
+    read_meta,
+    save_checkpoint,
+)
 from nanochat_lib.training.progress import ProgressBar, postpone_interrupt
 from nanochat_lib.training.step import (
     LoopConfig,
@@ -105,7 +112,7 @@ class Trainer:
         path = latest_checkpoint(self.folder)
         if path is None:
             return
-        saved = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+        saved = read_meta(path)
         check_same_run(saved, self.meta, path)
         load_checkpoint(path, self.model, self.optimizers, self.meta.get("tokenizer_hash"))
         self.loader.load_state_dict(saved["loader"])
@@ -130,7 +137,30 @@ class Trainer:
         self.model.zero_grad(set_to_none=True)
         self.run.pending.append(loss)
         self.run.step += 1
+        if self.device.type == "cpu" or self.run.step % 50 == 0:  # a GPU would have to wait for it
+            self.check_losses()
         return loss
+
+    def check_losses(self) -> None:
+        """Stop at the first loss since the last look that is no number."""
+        first = len(self.run.losses)
+        for step, loss in enumerate(self.run.history()["losses"][first:], start=first + 1):
+            if not math.isfinite(loss):
+                self.diverged(f"the loss is {loss} at step {step}")
+
+    def check_weights(self) -> None:
+        """Stop if a weight is no number, so that neither a checkpoint nor a score is made of it."""
+        self.check_losses()
+        for name, p in self.model.named_parameters():
+            if not bool(p.isfinite().all()):
+                self.diverged(f"{name} holds NaN or infinity after step {self.run.step}")
+
+    def diverged(self, what: str) -> NoReturn:
+        """Raise ValueError: what was seen, what helps, and the last good checkpoint."""
+        last = latest_checkpoint(self.folder) or "not there yet"
+        raise ValueError(
+            f"{what}: lower the learning rates or set grad_clip; the last good checkpoint is {last}"
+        )
 
     def evaluate(self, evaluate: Callable | None) -> None:
         """Evaluate if it is due after the steps done so far: at the start, regularly, at the end."""
@@ -138,6 +168,7 @@ class Trainer:
         due = every > 0 and (run.step % every == 0 or run.step == self.config.steps)
         if evaluate is None or not due or run.step in [step for step, _ in run.evals]:
             return
+        self.check_weights()
         self.model.eval()
         with torch.no_grad(), self.amp:
             run.evals.append([run.step, float(evaluate(self.model))])
@@ -145,6 +176,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint and the loss history."""
+        self.check_weights()
         history = self.run.history()
         meta = self.meta | history | {"loader": self.loader.state_dict()}
         save_checkpoint(self.folder, self.run.step, self.model, self.optimizers, meta)
@@ -206,7 +238,7 @@ def train(
         steps, tokens, seconds over all resumes, first and final loss, evals.
 
     Raises:
-        ValueError: the folder holds another run, or the loader ended early.
+        ValueError: the folder holds another run, the loader ended early, or the loss is no number.
     """
     trainer = Trainer(model, optimizers, iter(loader), config, Path(folder), meta)
     trainer.resume()

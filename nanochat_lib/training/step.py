@@ -52,6 +52,13 @@ class LoopConfig:
                 f"total_batch_tokens={self.total_batch_tokens} is no multiple of device_batch_size x "
                 f"sequence_len = {micro}: change one of them"
             )
+        for name in ("warmup_fraction", "cooldown_fraction", "final_lr_fraction"):
+            if not 0 <= getattr(self, name) <= 1:  # so written, NaN fails too
+                raise ValueError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
+        if not (self.grad_clip >= 0 and self.save_seconds >= 0):
+            raise ValueError(
+                f"grad_clip={self.grad_clip} and save_seconds={self.save_seconds}: need 0 or more"
+            )
         if self.compile not in ("auto", "on", "off"):
             raise ValueError(f"compile={self.compile!r} is unknown: use 'auto', 'on' or 'off'")
 
@@ -80,7 +87,8 @@ def lr_multiplier(step: int, config: LoopConfig) -> float:
     if step <= config.steps - cooldown:
         return 1.0
     share = (config.steps - step) / cooldown
-    return share + (1 - share) * config.final_lr_fraction
+    final = config.final_lr_fraction
+    return final + share * (1 - final)  # in this order rounding cannot make it rise
 
 
 def accumulate_gradient(

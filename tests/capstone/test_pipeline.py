@@ -158,10 +158,94 @@ def test_missing_or_damaged_result_is_made_again(tmp_path, damage):
 
 
 def test_result_of_other_settings_is_removed_first(tmp_path):
+    def parts(folder: Path, inputs: dict[str, Path], words: WordSettings) -> dict:
+        for word in words.text.split():
+            (folder / word).mkdir()
+            (folder / word / "part.txt").write_text(word, encoding="utf-8")
+        return {}
+
+    stages = (replace(SPLIT, run=parts),)
+    reasons(tmp_path, replace(Settings(), words=WordSettings(text="one two")), stages)
+    reasons(tmp_path, replace(Settings(), words=WordSettings(text="new")), stages)
+    assert set(file_sizes(tmp_path / "split")) == {"new/part.txt"}
+    assert not (tmp_path / "split/one").exists()
+
+
+CAREFUL = (replace(SPLIT, writes=("words.txt",)), COUNT)
+
+
+@pytest.mark.parametrize(
+    "state", ["never ran", "done", "killed while it ran", "killed while it cleaned"]
+)
+@pytest.mark.parametrize("name", ["notes.md", "drafts/words.txt", "words.txt.bak"])
+def test_files_of_others_stop_a_run_before_anything_is_removed(tmp_path, state, name):
+    if state != "never ran":
+        reasons(tmp_path, stages=CAREFUL)
+        record = read_record(tmp_path / "split")
+        if state == "killed while it ran":
+            record = {key: record[key] for key in ("stage", "fingerprint", "wanted")}
+            record["state"] = "running"
+        elif state == "killed while it cleaned":
+            record["state"] = "removing"
+        (tmp_path / "split/stage.json").write_text(json.dumps(record), encoding="utf-8")
+    mine = tmp_path / "split" / name
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text("mine", encoding="utf-8")
+    before = file_sizes(tmp_path, ("*.txt", "*.md", "*.bak"))
+    for start in (None, "split"):
+        with pytest.raises(ValueError, match=f"split/{name} was not written by this run: move it"):
+            other = replace(Settings(), words=WordSettings(text="other"))
+            reasons(tmp_path, other, CAREFUL, start=start)
+        assert before.items() <= file_sizes(tmp_path).items()
+    mine.unlink()
+    assert len(reasons(tmp_path, other, CAREFUL)) == 2  # out of the way, and the run goes on
+
+
+def test_a_file_of_others_in_a_late_stage_stops_the_run_before_the_first_works(tmp_path):
+    (tmp_path / "count").mkdir()
+    (tmp_path / "count/chapter1.txt").write_text("of a thesis", encoding="utf-8")
+    with pytest.raises(ValueError, match="count/chapter1.txt was not written by this run"):
+        reasons(tmp_path)
+    assert not (tmp_path / "split").exists()
+
+
+def test_notes_beside_a_training_do_not_stop_it_from_continuing(tmp_path):
+    def fail_once(folder: Path, inputs: dict[str, Path]) -> dict:
+        if not (folder / "part").exists():
+            (folder / "part").write_text("half", encoding="utf-8")
+            raise KeyboardInterrupt
+        return {}
+
+    stages = (Stage("work", fail_once, resumes=True, writes=("part",)),)
+    with pytest.raises(KeyboardInterrupt):
+        reasons(tmp_path, stages=stages)
+    (tmp_path / "work/notes.md").write_text("rate 0.02 looks good", encoding="utf-8")
+    assert reasons(tmp_path, stages=stages) == ["continues where it was stopped"]
+    assert read_record(tmp_path / "work")["files"].keys() == {"part"}
+    assert (tmp_path / "work/notes.md").exists()
+
+
+def test_a_kill_between_two_deletions_leaves_the_proof_and_no_result(tmp_path, monkeypatch):
+    reasons(tmp_path, stages=CAREFUL)
+    other = replace(Settings(), words=WordSettings(text="other"))
+
+    def killed(folder, names):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nanochat_lib.capstone.record.remove_files", killed)
+    with pytest.raises(KeyboardInterrupt):
+        reasons(tmp_path, other, CAREFUL)
+    monkeypatch.undo()
+    assert reasons(tmp_path, stages=CAREFUL) == ["not run yet", "up to date"]
+
+
+@pytest.mark.parametrize("text", ["", "{", '["mine"]', '{"state": "done"}', "caf\xe9"])
+def test_a_damaged_record_is_named_and_nothing_is_removed(tmp_path, text):
     reasons(tmp_path)
-    (tmp_path / "split/leftover").write_text("of the run before", encoding="utf-8")
-    reasons(tmp_path, replace(Settings(), words=WordSettings(text="new")))
-    assert set(file_sizes(tmp_path / "split")) == {"words.txt"}
+    (tmp_path / "split/stage.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"split/stage.json .*: move .* away"):
+        reasons(tmp_path)
+    assert (tmp_path / "split/words.txt").exists()
 
 
 def test_failing_stage_stays_unfinished_and_only_a_resuming_one_keeps_its_files(tmp_path):

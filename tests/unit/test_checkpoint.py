@@ -1,11 +1,16 @@
 """Checkpoints: complete or absent, exact, readable, and only with their own tokenizer."""
 
+import errno
 import json
 import os
+import shutil
+import subprocess
+import sys
 from dataclasses import asdict
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import nanochat_lib.training.checkpoint as checkpoint
@@ -134,3 +139,87 @@ def test_states_without_an_optimizer_are_refused(tmp_path):
     path = save_checkpoint(tmp_path, 1, model, optimizers, meta())
     with pytest.raises(ValueError, match="no optimizer wants"):
         load_checkpoint(path, model, optimizers[:1])
+
+
+FOREIGN = ["step_001600_backup", "step_best", "step_000003 copy", "step_3", "step_", "step_00000x"]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_folders_with_other_names_are_no_checkpoints_and_stay(tmp_path, name):
+    first = save_checkpoint(tmp_path, 1, *trained(1), meta())
+    shutil.copytree(first, tmp_path / name)
+    for step in (2, 3, 4):
+        last = save_checkpoint(tmp_path, step, *trained(1), meta())
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_000003", "step_000004"]
+    assert latest_checkpoint(tmp_path) == last and load_model(tmp_path)[1]["step"] == 4
+    assert sorted(path.name for path in (tmp_path / name).iterdir()) == sorted(checkpoint.FILES)
+
+
+def test_notes_inside_an_old_checkpoint_survive_it(tmp_path):
+    notes = save_checkpoint(tmp_path, 1, *trained(1), meta()) / "notes.md"
+    notes.write_text("this one was good", encoding="utf-8")
+    (tmp_path / ".step_by_step.txt").write_text("mine", encoding="utf-8")
+    (tmp_path / ".step_mine").mkdir()
+    for step in (2, 3, 4):
+        save_checkpoint(tmp_path, step, *trained(1), meta())
+    assert [path.name for path in notes.parent.iterdir()] == ["notes.md"]
+    assert len(list_checkpoints(tmp_path)) == 2  # the rest of step 1 is no checkpoint any more
+    assert (tmp_path / ".step_by_step.txt").exists() and (tmp_path / ".step_mine").exists()
+
+
+def test_a_link_to_a_checkpoint_elsewhere_is_not_followed_to_delete(tmp_path):
+    elsewhere = save_checkpoint(tmp_path / "elsewhere", 1, *trained(1), meta())
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "step_000001").symlink_to(elsewhere)
+    for step in (2, 3, 4):
+        save_checkpoint(tmp_path / "run", step, *trained(1), meta())
+    assert sorted(path.name for path in elsewhere.iterdir()) == sorted(checkpoint.FILES)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "meta.json"])
+def test_a_disk_that_fills_during_a_save_loses_nothing(tmp_path, monkeypatch, file):
+    good = save_checkpoint(tmp_path, 1, *trained(1), meta())
+
+    def full_tensors(tensors, path):
+        path.write_bytes(b"half")
+        if path.name == file:
+            raise SafetensorError("No space left on device (os error 28)")
+
+    def full(path, text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(checkpoint, "save_file", full_tensors)
+    monkeypatch.setattr(checkpoint, "atomic_write", full)
+    with pytest.raises(OSError, match=f"{file}.*No space left|No space left.*{file}"):
+        save_checkpoint(tmp_path, 2, *trained(1), meta())
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == [good.name]  # and no half one fills it
+    assert load_model(tmp_path)[1]["step"] == 1
+    assert save_checkpoint(tmp_path, 2, *trained(1), meta()).exists()
+
+
+def test_a_real_limit_on_the_size_of_files_is_one_error_with_a_name(tmp_path):
+    program = f"""
+import resource, signal, sys
+from nanochat_lib.model.gpt import GPT, GPTConfig
+from nanochat_lib.training.checkpoint import save_checkpoint
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    save_checkpoint({str(tmp_path)!r}, 1, GPT(GPTConfig(vocab_size=64, n_layer=1)), [], {{}})
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8")
+    assert "model.safetensors" in done.stdout and not list(tmp_path.iterdir()), done.stderr
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "meta.json"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "page"])
+def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path, file, damage):
+    path = save_checkpoint(tmp_path, 3, *trained(1), meta()) / file
+    data = path.read_bytes()
+    path.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "page": b"<html>"}[damage])
+    model, optimizers = trained(1)
+    with pytest.raises(ValueError, match=f"step_000003/{file} is damaged .*move step_000003 away"):
+        load_checkpoint(path.parent, model, optimizers)

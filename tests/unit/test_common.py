@@ -252,7 +252,7 @@ def test_pick_dtype_refuses_other_formats():
 
 def test_machine_summary_is_json_and_names_nobody(tmp_path, monkeypatch):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "not" / "yet"))
-    summary = common.machine_summary()
+    summary = machine_summary()
     expected = "platform cpu cores features memory_gb gpus disk_free_gb python torch "
     assert list(summary) == (expected + "cargo compiler browser").split()
     assert json.loads(json.dumps(summary)) == summary

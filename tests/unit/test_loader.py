@@ -134,3 +134,15 @@ def test_ranks_read_different_documents(tokenizer, shards):
 def test_sizes_start_at_one(tokenizer, shards):
     with pytest.raises(ValueError, match="sequence_len=0"):
         PackingLoader(shards, tokenizer, 1, 0)
+
+
+def test_a_document_that_cannot_be_encoded_is_named_by_shard_and_row(tmp_path, tokenizer):
+    texts = ["a"] * 30 + ["b" + " " * 600_000 + "c"] + ["d"] * 9
+    paths = write_shards(texts, tmp_path / "my [v2]", documents_per_shard=16, row_group_size=4)
+    for size in (1, 7, 64):
+        loader = PackingLoader(paths, tokenizer, 2, 32, buffer_documents=size)
+        with pytest.raises(
+            ValueError, match=r"my \[v2\]/shard_00001.parquet, row 14: 600,000 white"
+        ):
+            for _ in range(30):
+                next(loader)

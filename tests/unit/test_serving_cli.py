@@ -2,12 +2,16 @@
 
 import os
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat_lib.inference.engine import Engine
 from nanochat_lib.model.gpt import GPT, GPTConfig
 from nanochat_lib.serving import cli
 from nanochat_lib.serving.cli import (
@@ -238,3 +242,116 @@ def test_command_line_knows_the_short_flag():
 
     config = tyro.cli(ChatConfig, args=["-p", "hi", "--stage", "base", "--top-k", "None"])
     assert config == ChatConfig(prompt="hi", stage="base", top_k=None)
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 0}, {"temperature": -1.0}, {"max_tokens": 0}])
+def test_an_answer_that_fails_leaves_no_question_behind(settings):
+    engine = Engine(GPT(GPTConfig(sequence_len=64, vocab_size=265, n_layer=1)), TOKENIZER)
+    conversation = Conversation(TOKENIZER, 64, 24)
+    for _ in range(3):
+        with pytest.raises(ValueError):
+            cli.answer(engine, conversation, "hi", ChatConfig(**settings), lambda text: None)
+    assert conversation.turns == [] and conversation.n_forgotten == 0
+    whole = [TOKENIZER.bos_id, *cli.user_turn(TOKENIZER, "hi")]
+    assert conversation.ask("hi") == whole
+
+
+def test_a_terminal_that_refuses_a_character_leaves_no_question_behind():
+    def refuse(text: str) -> None:
+        if "\N{SNOWMAN}" in text:
+            text.encode("ascii")
+
+    engine = ScriptedEngine(TOKENIZER.encode("\N{SNOWMAN}"))
+    conversation = Conversation(TOKENIZER, 64, 24)
+    say = getattr(cli.answer, "__wrapped__", cli.answer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "say", getattr(cli.say, "__wrapped__", cli.say))
+        with pytest.raises(UnicodeEncodeError):
+            say(engine, conversation, "hi", ChatConfig(), refuse)
+    assert conversation.turns == []
+
+
+def test_forgetting_waits_for_the_answer_too():
+    conversation = Conversation(TOKENIZER, 49, 24)
+    conversation.ask("hi")
+    conversation.hear(TOKENIZER.encode("hello"))
+    before = [list(turn) for turn in conversation.turns]
+    conversation.ask("a long question")  # only fits without the first turn
+    assert conversation.turns == before and conversation.n_forgotten == 0
+    conversation.hear([])
+    assert conversation.n_forgotten == 1 and len(conversation.turns) == 1
+
+
+def test_a_line_that_is_no_utf8_does_not_end_the_chat(monkeypatch):
+    engine = ScriptedEngine(TOKENIZER.encode("yes"))
+    lines = iter(["broken", "hi", "/quit"])
+    monkeypatch.setattr(cli, "find_run", lambda name, stage: cli.Path("some_run"))
+    monkeypatch.setattr(cli, "load_engine", lambda *_: engine)
+    monkeypatch.setattr(cli, "say", getattr(cli.say, "__wrapped__", cli.say))
+    monkeypatch.setattr(cli, "answer", getattr(cli.answer, "__wrapped__", cli.answer))
+    written = []
+
+    def read(prompt: str) -> str:
+        line = next(lines)
+        return b"caf\xc3".decode("utf-8") if line == "broken" else line
+
+    assert chat(ChatConfig(), read, written.append) == 0
+    text = "".join(written)
+    assert "no UTF-8" in text and text.endswith("yes\n")
+
+
+TALK = """
+import os, sys
+from nanochat_lib.terminal import as_command
+with as_command("test"):
+    print("ready", flush=True)
+    text = input("you: ")
+    print([ord(c) for c in text], "caf\\u00e9 \\ufffd", flush=True)
+"""
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+@pytest.mark.parametrize("typed", [b"caf\xc3\n", b"\xff\xfe\n", b"caf\xc3\xa9\n"])
+def test_a_terminal_takes_half_characters_and_shows_what_it_can(locale, typed):
+    """A real terminal in line mode, whose backspace removed half of an accented letter."""
+    import pty
+
+    here, there = pty.openpty()
+    strict = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": locale}
+    program = [sys.executable, "-c", TALK]
+    environment = os.environ | strict | ({"PYTHONIOENCODING": "ascii"} if locale == "C" else {})
+    with subprocess.Popen(program, stdin=there, stdout=there, stderr=there, env=environment) as run:
+        os.close(there)
+        os.write(here, typed)
+        shown = b""
+        try:
+            while piece := os.read(here, 1000):
+                shown += piece
+        except OSError:  # the terminal's other side is closed: the program has ended
+            pass
+        assert run.wait() == 0, shown
+    os.close(here)
+    assert b"Error" not in shown and b"caf" in shown.rpartition(b"[")[2]
+
+
+@pytest.mark.parametrize("name", ["exp/one", "..", ".", "x" * 300, ""])
+def test_a_run_is_chosen_by_name_and_not_by_path(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "my [v2] runs"))
+    run = tmp_path / "my [v2] runs" / "real one"
+    TOKENIZER.save(run / "tokenizer")
+    save_checkpoint(run / "sft", 1, GPT(GPTConfig(n_layer=1)), [], {})
+    assert find_run(None, "sft") == find_run("real one", "sft") == run
+    with pytest.raises(ValueError, match="^run "):
+        find_run(name, "sft")
+
+
+def test_copies_of_checkpoints_do_not_stop_any_chat(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    for name in ("one", "two"):
+        TOKENIZER.save(tmp_path / name / "tokenizer")
+        save_checkpoint(tmp_path / name / "sft", 1600, GPT(GPTConfig(n_layer=1)), [], {})
+    original = tmp_path / "two" / "sft" / "step_001600"
+    for name in ("step_001600_backup", "step_best", "step_001600 copy", "step_-1"):
+        shutil.copytree(original, original.with_name(name))
+    assert {find_run(None, "sft").name, find_run("one", "sft").name} <= {"one", "two"}
+    assert cli.latest_checkpoint(tmp_path / "two" / "sft") == original
