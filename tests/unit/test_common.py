@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat_lib import common
+from nanochat_lib.machine import machine_summary
 
 KILLED_BEFORE_THE_RENAME = """
 import os, signal, sys
@@ -261,11 +262,44 @@ def test_machine_summary_is_json_and_names_nobody(tmp_path, monkeypatch):
 
 
 def test_commands_that_print_nothing_useful_give_none(monkeypatch, tmp_path):
-    assert common._first_line("no-such-program-anywhere") == ""
-    assert common._first_line(sys.executable, "-c", "raise SystemExit(1)") == ""
-    assert common._first_line(sys.executable, "-c", "print('one'); print('two')") == "one"
+    assert common.first_line("no-such-program-anywhere") == ""
+    assert common.first_line(sys.executable, "-c", "raise SystemExit(1)") == ""
+    assert common.first_line(sys.executable, "-c", "print('one'); print('two')") == "one"
 
 
 def test_importing_common_does_not_import_torch():
     code = "import sys, nanochat_lib.common; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+SURROGATES = {
+    "cut \ud83d": "cut \ufffd",
+    "\udc00 late": "\ufffd late",
+    "\ud83d\ude00": "\N{GRINNING FACE}",
+    "\ude00\ud83d": "\ufffd\ufffd",
+    "caf\u00e9": "caf\u00e9",
+}
+
+
+@pytest.mark.parametrize("text", SURROGATES)
+def test_half_characters_become_the_replacement_character_in_files_too(tmp_path, text):
+    assert common.replace_surrogates(text) == SURROGATES[text]
+    common.atomic_write(tmp_path / "x.txt", text)
+    assert (tmp_path / "x.txt").read_text(encoding="utf-8") == SURROGATES[text]
+
+
+def test_only_named_files_are_removed_and_folders_only_when_empty(tmp_path):
+    for name in ("a/one", "a/two", "b/c/three", "b/mine", "four"):
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text("x", encoding="utf-8")
+    common.remove_files(tmp_path / "run", ["a/one", "a/two", "b/c/three", "four", "absent/five"])
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert left == {"run", "run/b", "run/b/mine"}
+    common.remove_files(tmp_path / "run", ["b/mine"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_lives_below_the_base_folder_whatever_it_is_called(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    for name in ("laptop", "my run", "a; echo b", "[v2]", "caf\u00e9", "a..b", "~", "x" * 100):
+        assert common.run_dir(name).parent == tmp_path and common.run_dir(name).name == name

@@ -38,7 +38,6 @@ def reference(conversation: dict) -> str:
 def write(path: Path, rows: list) -> Path:
     path.write_text(
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
-        "utf-8",
         encoding="utf-8",
     )
     return path
