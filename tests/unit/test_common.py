@@ -276,7 +276,7 @@ SURROGATES = {
     "cut \ud83d": "cut \ufffd",
     "\udc00 late": "\ufffd late",
     "\ud83d\ude00": "\N{GRINNING FACE}",
-    "\ude00\ud83d": "\ufffd\ufffd",
+    "a\ude00\ud83d": "a\ufffd\ufffd",
     "caf\u00e9": "caf\u00e9",
 }
 
