@@ -42,7 +42,7 @@ unit: setup  ## unit, oracle, property and capstone tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 notebooks: setup  ## run every notebook and compare its marked outputs
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax -p no:cacheprovider $(NOTEBOOKS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env -p no:cacheprovider $(NOTEBOOKS)
 
 smoke: setup  ## the micro capstone: all stages in under a minute
 	@base="$$(mktemp -d)"; trap 'rm -rf "$$base"' EXIT; \
@@ -58,5 +58,6 @@ lock: setup  ## pin the newest versions that pyproject.toml allows into requirem
 	.venv/uv/bin/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements.lock
 
-clean:  ## remove .venv and build output; your runs stay
-	rm -rf .venv rustbpe/target .pytest_cache .ruff_cache nanochat_lib.egg-info
+clean:  ## remove .venv, if set-up made it, and build output; your runs stay
+	@if [ -e .venv/.made-by-nanochat-course ] || [ -e .venv/.installed ]; then rm -rf .venv; fi
+	rm -rf rustbpe/target .pytest_cache .ruff_cache nanochat_lib.egg-info

@@ -1136,9 +1136,14 @@ assert stamp != source_stamp(code[:-1], {"numbers": "v1"}) and stamp != source_s
 
 # %%
 #| export
+def keep_lines(text: str) -> list[str]:
+    """Cut a text behind each "\\n", and nowhere else: a form feed ends no line of a notebook."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
+
+
 def _cell_json(cell: Cell, cell_id: str, count: int | None, outputs: list[dict]) -> dict:
     made: dict = {"cell_type": cell.kind, "id": cell_id, "metadata": {}}
-    made["source"] = cell.source.splitlines(keepends=True)
+    made["source"] = keep_lines(cell.source)
     if cell.kind == "code":
         numbered = [
             {**output, "execution_count": count}
@@ -1210,14 +1215,17 @@ def _neutral(text: object, places: dict[str, str]) -> object:
     if not isinstance(text, str):
         return text
     for path in sorted(places, key=len, reverse=True):
-        text = text.replace(path, places[path])
+        if len(Path(path).parts) > 1:  # a root is no place; and only whole names are replaced
+            whole = rf"(?<![\w.~+-]){re.escape(path)}(?![\w~+-]|\.\w)"
+            text = re.sub(whole, places[path].replace("\\", r"\\"), text)
     text = re.sub(r"\S*/ipykernel_\d+/\d+\.py", "cell.py", text)
-    return re.sub(r"\b0x[0-9a-f]{8,}\b", "0x...", text)
+    # The address of an object, <... at 0x7f...>; any other hexadecimal number is a result.
+    return re.sub(r"(<[^\n]*? at )0x[0-9a-f]{6,}\b(?=[^\n]*>)", r"\g<1>0x...", text)
 
 
 def _lines(mime: str, text: object) -> object:
     split = isinstance(text, str) and (mime.startswith("text/") or mime == "image/svg+xml")
-    return text.splitlines(keepends=True) if split else text
+    return keep_lines(text) if split else text
 
 
 # %%
@@ -1321,6 +1329,8 @@ def run_notebook(
     """
     import nbformat  # slow to import; only a build that executes needs these two
     from nbclient import NotebookClient
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     notebook = nbformat.from_dict(make_notebook(cells))
@@ -1330,10 +1340,12 @@ def run_notebook(
             made.metadata["tags"] = ["skip-execution"]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder).resolve()
+        # Look in no folder: a kernel called python3 on JUPYTER_PATH may be another interpreter.
+        ours = KernelSpecManager(kernel_dirs=[])
         client = NotebookClient(
             notebook,
+            km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=ours),
             timeout=seconds,
-            kernel_name="python3",
             record_timing=False,
             resources={"metadata": {"path": str(place)}},
         )
@@ -1343,7 +1355,7 @@ def run_notebook(
         except (CellExecutionError, CellTimeoutError, DeadKernelError):
             raise CourseError(_failure(path, cells, notebook.cells)) from None
     places = {str(place): ".", str(library): "nanochat", sys.prefix: ".venv"}
-    places[str(Path.home())] = "~"
+    places[os.path.expanduser("~")] = "~"
     codes = [(c, m) for c, m in zip(cells, notebook.cells) if c.kind == "code"]
     return [clean_outputs(made.outputs, cell.comment("alt"), places) for cell, made in codes]
 
@@ -1733,6 +1745,82 @@ def fresh_outputs(notebook: dict | None, stamp: str) -> list[list[dict]] | None:
 # one atomic rename.
 
 
+# %% [markdown]
+# A build replaces and removes files, so it must know whose they are. Folder and name prove nothing: a reader solves
+# `exercises/x.py`, or saves a notebook after playing with it. The proof is a record, `generated.json`, of the hash of
+# each file that a build wrote. What still has its hash may go; everything else is somebody's work, and stays.
+
+# %%
+#| default_exp course.ownership
+# Whose a file is: the record of what a build wrote.
+
+# %%
+#| export
+import hashlib
+import json
+from pathlib import Path
+
+RECORD = "generated.json"
+
+
+def text_hash(text: str) -> str:
+    """Return 16 hex digits of a file with this text."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str | None:
+    """Return 16 hex digits of a file's bytes; None for a link, a folder and what is not there."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def read_record(root: Path) -> dict[str, str]:
+    """Read path -> hash of what builds wrote; two hashes stand there while a file is being replaced.
+
+    Raises:
+        CourseError: the record is damaged, by a merge for example.
+    """
+    path = root / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not all(isinstance(value, str) for value in dict(record).values()):
+            raise ValueError("every value must be a string of hex digits")
+    except (ValueError, TypeError) as error:
+        way_out = (
+            f"`git checkout -- {RECORD}`, or keep either side of a merge; a build mends the rest"
+        )
+        line = getattr(error, "lineno", 1)
+        raise CourseError(Problem(RECORD, line, f"damaged: {error}", way_out)) from None
+    return record
+
+
+def record_text(record: dict[str, str]) -> str:
+    """Write the record with a line a path, so that git merges it."""
+    return json.dumps(record, indent=0, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def obstacles(root: Path, files: dict[str, str | None], record: dict[str, str]) -> list[Problem]:
+    """Find the files that may not be replaced, because nothing proves that a build wrote them.
+
+    Args:
+        root: the folder of course.toml.
+        files: path -> what would be written there; None where that is not known, or nothing.
+        record: from `read_record`.
+    """
+    problems = []
+    for path, text in files.items():
+        found = file_hash(root / path)
+        if found in record.get(path, "").split() or (text is not None and found == text_hash(text)):
+            continue
+        if found is not None or (root / path).is_symlink() or (root / path).exists():
+            what = "was changed since `course build` wrote it" if path in record else ""
+            what = what or "was not written by `course build`"
+            way_out = "move it to a folder of your own, then run `course build` again"
+            problems.append(Problem(path, 1, what, way_out))
+    return problems
+
+
 # %%
 #| default_exp course.builder
 # Run what changed, and write each chapter whole or not at all.
@@ -1746,7 +1834,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 Runner = Callable[[str, list[Cell], Path], list[list[dict]]]
-GENERATED = "# Generated "
 
 
 # %%
@@ -1765,39 +1852,65 @@ def _staged_library(root: Path, files: dict[str, str]):
         yield stage
 
 
-def _notebook_file(
-    root: Path, source: Source, plan: Plan, force: bool, run: Runner, say: Callable[[str], object]
-) -> str:
+def fresh_notebook(root: Path, source: Source, plan: Plan) -> str | None:
+    """Return the notebook that a build would write without running it; None if it has to run."""
     stamp = current_stamp(source, plan)
     outputs = fresh_outputs(read_notebook(root / source.notebook), stamp)
-    if outputs is None or force:
-        say(f"running {source.path}")
-        files = plan.packages | {module_path(name): text for name, text in plan.modules.items()}
-        with _staged_library(root, files) as library:
-            outputs = run(source.path, source.cells, library)
+    if outputs is None:
+        return None
     return notebook_text(make_notebook(source.cells, outputs, stamp))
+
+
+def _run(root: Path, source: Source, plan: Plan, run: Runner) -> str:
+    """Run a source's cells against the planned library, and return the notebook."""
+    files = plan.packages | {module_path(name): text for name, text in plan.modules.items()}
+    with _staged_library(root, files) as library:
+        outputs = run(source.path, source.cells, library)
+    return notebook_text(make_notebook(source.cells, outputs, current_stamp(source, plan)))
 
 
 # %%
 #| export
-def write_changed(root: Path, files: dict[str, str]) -> list[str]:
-    """Write the files whose content changes, each atomically, and return their paths."""
+def write_changed(root: Path, files: dict[str, str], record: dict[str, str]) -> list[str]:
+    """Write the files whose content changes, each atomically, and return their paths.
+
+    Args:
+        root: the folder of course.toml.
+        files: path -> content.
+        record: from `read_record`; the files are added to it, here and on the disk.
+
+    Raises:
+        CourseError: a file is somebody's work; then nothing is written.
+    """
     from nanochat_lib.common import atomic_write  # here, so that checking works when it is broken
 
-    changed = []
-    for path, text in files.items():
-        if not (root / path).is_file() or (root / path).read_text(encoding="utf-8") != text:
-            atomic_write(root / path, text)
-            changed.append(path)
+    problems = obstacles(root, files, record)
+    if problems:
+        raise CourseError(*problems)
+    new = {path: text_hash(text) for path, text in files.items()}
+    changed = [path for path in files if file_hash(root / path) != new[path]]
+    if changed:  # a kill in between must leave no file that is nobody's: for now both hashes count
+        both = {path: f"{record.get(path, '')} {new[path]}".strip() for path in changed}
+        atomic_write(root / RECORD, record_text(record | both))
+    for path in changed:
+        atomic_write(root / path, files[path])
+    if changed or record != record | new:
+        record |= new
+        atomic_write(root / RECORD, record_text(record))
     return changed
+
+
+def expected_files(plan: Plan) -> set[str]:
+    """List the sources, and all that follows from them."""
+    expected = set(plan.packages)
+    for source in plan.sources:
+        expected |= {source.path, source.notebook, *source.files}
+    return expected
 
 
 def stray_files(root: Path, plan: Plan) -> list[str]:
     """List files in the generated folders that follow from no source."""
-    expected = set(plan.packages)
-    for source in plan.sources:
-        expected |= {source.path, source.notebook, *source.files}
-    expected |= {problem.path for problem in plan.problems}
+    expected = expected_files(plan) | {problem.path for problem in plan.problems}
     stray = []
     for folder in (PACKAGE, "chapters", "solutions", "exercises"):
         for path in sorted((root / folder).rglob("*")):
@@ -1810,24 +1923,33 @@ def stray_files(root: Path, plan: Plan) -> list[str]:
 
 
 # %% [markdown]
-# A file in a generated folder that follows from no source is an orphan: the module of a chapter that was renamed, say. It
-# would still import, and hide the mistake for months. A build of everything deletes it, unless a person may have written it.
+# A file of ours that follows from no source any more is an orphan: the module of a chapter that was renamed, say. It
+# would still import, and hide the mistake for months. A build removes it, if nobody touched it.
 
 
 # %%
 #| export
-def _remove_orphans(root: Path, plan: Plan, chosen: list[Source], everything: bool) -> list[str]:
-    """Delete generated files whose source is gone; what a person may have written stays."""
-    removed = []
+def _remove_orphans(
+    root: Path, plan: Plan, chosen: list[Source], everything: bool, record: dict[str, str]
+) -> list[str]:
+    """Remove files that a build wrote, nobody touched, and no source gives any more."""
+    from nanochat_lib.common import atomic_write
+
+    removed, before = [], dict(record)
     for name in stray_files(root, plan):
-        first = (root / name).read_text(errors="replace", encoding="utf-8").partition("\n")[0]
-        ours = any(first.startswith(f"{GENERATED}from {s.path} ") for s in chosen)
-        generated = first.startswith(GENERATED) or name.endswith(".ipynb")
-        if ours or (everything and (generated or name.startswith("exercises/"))):
+        if name not in record or obstacles(root, {name: None}, record):
+            continue
+        first = (root / name).read_text(encoding="utf-8").partition("\n")[0]
+        if everything or any(first.startswith(f"# Generated from {s.path} ") for s in chosen):
             (root / name).unlink()
             removed.append(name)
             if not any((root / name).parent.iterdir()):
                 (root / name).parent.rmdir()
+    for name in set(record) - expected_files(plan):
+        if not (root / name).exists():
+            del record[name]
+    if record != before:
+        atomic_write(root / RECORD, record_text(record))
     return removed
 
 
@@ -1845,7 +1967,7 @@ def build(
 
     Args:
         root: the folder of course.toml.
-        slugs: the chapters to build; none means all of them, and only then orphans are removed.
+        slugs: the chapters to build; none means all of them.
         execute: False leaves executed notebooks as they are.
         force: run notebooks whose sources did not change, too.
         run: executes the cells of one source; tests pass a quick one.
@@ -1855,9 +1977,10 @@ def build(
         The paths written or removed.
 
     Raises:
-        CourseError: something is wrong with the sources, or a cell raised.
+        CourseError: something is wrong with the sources, a cell raised, or a file to be replaced is
+            somebody's work; then nothing was run or written.
     """
-    plan = make_plan(root)
+    plan, record = make_plan(root), read_record(root)
     names = [plan.manifest.find(slug).slug for slug in slugs]
     wanted = {c.path: c.slug for c in plan.manifest.chapters if c.slug in names}
     wanted |= {f"solutions/{slug}.py": slug for slug in names}
@@ -1865,15 +1988,23 @@ def build(
     if problems:
         raise CourseError(*problems)
     chosen = [source for source in plan.sources if not slugs or source.path in wanted]
+    notebooks = {s.notebook: fresh_notebook(root, s, plan) for s in chosen} if execute else {}
+    known = {path: text for source in chosen for path, text in source.files.items()}
+    in_the_way = obstacles(root, plan.packages | known | notebooks, record)
+    if in_the_way:
+        raise CourseError(*in_the_way)
     touched = []
     for source in chosen:
-        files = dict(source.files)
-        if execute:
-            files[source.notebook] = _notebook_file(root, source, plan, force, run, say)
-        for path in write_changed(root, plan.packages | files):
+        files = plan.packages | source.files
+        if execute and (force or notebooks[source.notebook] is None):
+            say(f"running {source.path}")
+            files[source.notebook] = _run(root, source, plan, run)
+        elif execute:
+            files[source.notebook] = notebooks[source.notebook]
+        for path in write_changed(root, files, record):
             say(f"wrote {path}")
             touched.append(path)
-    for path in _remove_orphans(root, plan, chosen, everything=not slugs):
+    for path in _remove_orphans(root, plan, chosen, not slugs, record):
         say(f"removed {path}")
         touched.append(path)
     return touched
@@ -2051,7 +2182,9 @@ def cell_faults(tree: ast.Module) -> list[tuple[int, str]]:
 # %%
 #| export
 import ast
+import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -2072,24 +2205,40 @@ def format_gate(root: Path, plan: Plan) -> list[Problem]:
     """Find files that `ruff format` would change."""
     folders = [name for name in ("chapters", "solutions", "tests") if (root / name).is_dir()]
     command = [sys.executable, "-m", "ruff", "format", "--check", "--isolated", "--no-cache"]
-    command += ["--exclude", "*.ipynb", "--line-length", "100", "--output-format", "concise"]
+    command += ["--exclude", "*.ipynb", "--line-length", "100", "--output-format", "json"]
     done = subprocess.run([*command, *folders], cwd=root, capture_output=True, encoding="utf-8")
-    places = re.findall(r"^(\S+?\.py):(\d+):\d+: (.*)$", done.stdout, re.MULTILINE)
-    return [
-        Problem(path, int(line), f"ruff format: {what}", f"`ruff format --line-length 100 {path}`")
-        for path, line, what in places
-    ]
+    problems = []
+    for found in json.loads(done.stdout or "[]"):
+        path = Path(found["filename"]).resolve().relative_to(root.resolve()).as_posix()
+        way_out = "`" + shlex.join(["ruff", "format", "--line-length", "100", path]) + "`"
+        line = (found["location"] or {"row": 1})["row"]
+        problems.append(Problem(path, line, f"ruff format: {found['message']}", way_out))
+    return problems
 
 
 # %%
 #| export
 def first_difference(old: str, new: str) -> int:
     """Return the number of the first line that differs."""
-    before, after = old.splitlines(), new.splitlines()
+    before, after = old.split("\n"), new.split("\n")
     same = [a == b for a, b in zip(before, after)]
     return same.index(False) + 1 if False in same else min(len(before), len(after)) + 1
 
 
+def _stale(root: Path, path: str, line: int, what: str, again: str, text: str | None) -> Problem:
+    """Tell what is wrong with a generated file; advise a build only where it would not refuse."""
+    for problem in obstacles(root, {path: text}, read_record(root)):
+        return Problem(path, line, f"{what}; it {problem.what}", problem.way_out)
+    return Problem(path, line, what, again)
+
+
+def _text(path: Path) -> str:
+    """Read what stands there, whatever it is; "" where there is no file."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+# %%
+#| export
 def drift_gate(root: Path, plan: Plan) -> list[Problem]:
     """Find generated files that differ from what their sources give, or that have no source."""
     expected = dict(plan.packages)
@@ -2097,18 +2246,23 @@ def drift_gate(root: Path, plan: Plan) -> list[Problem]:
     for source in plan.sources:
         expected |= source.files
         slugs |= dict.fromkeys(source.files, source.slug)
-    problems = []
+    problems, record = [], read_record(root)
     for path, text in expected.items():
-        found = (root / path).read_text(encoding="utf-8") if (root / path).is_file() else ""
-        if found != text:
+        if file_hash(root / path) != text_hash(text):
+            found = _text(root / path)
             what = "differs from what its source gives" if found else "is missing"
             way_out = f"edit the source, then run `course build {slugs.get(path, '')}`".rstrip(" `")
             line = first_difference(found, text)
-            problems.append(Problem(path, line, what, way_out + "`"))
-    broken = {problem.path for problem in plan.problems}
-    for path in [] if broken else stray_files(root, plan):
-        way_out = "run `course build`, or move it out of the generated folders"
-        problems.append(Problem(path, 1, "follows from no source", way_out))
+            problems.append(_stale(root, path, line, what, way_out + "`", text))
+        elif record.get(path) != text_hash(text):
+            what = f"does not know that {path} is generated"
+            problems.append(Problem(RECORD, 1, what, "run `course build`"))
+    for path in [] if plan.problems else stray_files(root, plan):
+        again = "run `course build`, which removes it"
+        problem = _stale(root, path, 1, "follows from no source", again, None)
+        way_out = "move it out of the generated folders; no build removes it"
+        removable = problem.way_out == again
+        problems.append(problem if removable else Problem(path, 1, problem.what, way_out))
     return problems
 
 
@@ -2150,28 +2304,24 @@ def run_gate(root: Path, plan: Plan) -> list[Problem]:
             continue
         notebook = read_notebook(path)
         if notebook is None:
-            problems.append(Problem(source.notebook, 1, "was not written by `course build`", again))
+            what = "is no notebook that `course build` wrote"
+            problems.append(_stale(root, source.notebook, 1, what, again, None))
             continue
         stamp = current_stamp(source, plan)
         outputs = fresh_outputs(notebook, stamp)
         if outputs is None:
             same = notebook["metadata"]["course"]["sources"] == stamp
             what = "its outputs were edited" if same else "is older than its code or the library"
-            line = (
-                path.read_text(encoding="utf-8")[
-                    : path.read_text(encoding="utf-8").rfind('"course": {')
-                ].count("\n")
-                + 1
-            )
-            problems.append(Problem(source.notebook, line, what, again))
+            line = _text(path)[: _text(path).rfind('"course": {')].count("\n") + 1
+            problems.append(_stale(root, source.notebook, line, what, again, None))
             continue
-        expected, found = (
-            notebook_text(make_notebook(source.cells, outputs, stamp)),
-            path.read_text(encoding="utf-8"),
-        )
+        expected, found = notebook_text(make_notebook(source.cells, outputs, stamp)), _text(path)
         if found != expected:
-            line = first_difference(found, expected)
-            problems.append(Problem(source.notebook, line, f"differs from {source.path}", again))
+            line, what = first_difference(found, expected), f"differs from {source.path}"
+            problems.append(_stale(root, source.notebook, line, what, again, expected))
+        elif read_record(root).get(source.notebook) != text_hash(expected):
+            what = f"does not know that {source.notebook} is generated"
+            problems.append(Problem(RECORD, 1, what, "run `course build`"))
         problems += _output_problems(source, notebook)
     return problems
 
@@ -2377,11 +2527,13 @@ for gate, problems in check(toy).items():
 
 
 # %% [markdown]
-# The gates found the missing docstring, that nbval has nothing to compare, and the edit, with its line. The build undoes it:
+# The gates found the missing docstring, that nbval has nothing to compare, and the edit, with its line. A build would not
+# undo somebody's edit; out of its way, it is made good:
 
 
 # %%
 # NBVAL_CHECK_OUTPUT
+by_hand.unlink()
 print(build(toy, [], run=pretend), check(toy)["drift"])
 
 
@@ -2518,6 +2670,8 @@ import sys
 import time
 from pathlib import Path
 
+from nanochat_lib.terminal import as_command
+
 
 # %%
 #| export
@@ -2614,12 +2768,16 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0 when all is well, 1 when a check found problems, 2 when the sources are wrong.
     """
-    parsed = _parser().parse_args(arguments)
-    try:
-        return parsed.run(parsed)
-    except CourseError as error:
-        print(error, file=sys.stderr)
-        return 2
+    with as_command("course"):
+        parsed = _parser().parse_args(arguments)
+        try:
+            return parsed.run(parsed)
+        except CourseError as error:
+            print(error, file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("\ncourse: stopped; nothing is half written", file=sys.stderr)
+            return 130
 
 
 # %%
@@ -2651,12 +2809,19 @@ os.chdir(here)
 
 
 # %% [markdown]
-# The toy's library, broken and built again:
-
+# ## What goes wrong: a tool that knows files by name
+#
+# An earlier version of this tool removed whatever stood in its folders: solved exercises, notes. The record stops it:
 
 # %%
-by_hand.write_text("this is no Python (", encoding="utf-8")
-build(toy, [], run=pretend, say=lambda line: None)
+# NBVAL_CHECK_OUTPUT
+by_hand.write_text("somebody's evening of work", encoding="utf-8")
+try:
+    build(toy, [], run=pretend)
+except CourseError as error:
+    print(error)
+by_hand.rename(toy / "kept.py")
+build(toy, [], run=pretend)
 assert check(toy)["drift"] == []
 shutil.rmtree(toy)
 

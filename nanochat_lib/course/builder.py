@@ -11,6 +11,14 @@ from nanochat_lib.course.cells import Cell
 from nanochat_lib.course.exporter import PACKAGE, module_path
 from nanochat_lib.course.manifest import CourseError
 from nanochat_lib.course.notebooks import make_notebook, notebook_text, run_notebook
+from nanochat_lib.course.ownership import (
+    RECORD,
+    file_hash,
+    obstacles,
+    read_record,
+    record_text,
+    text_hash,
+)
 from nanochat_lib.course.planner import (
     Plan,
     Source,
@@ -20,10 +28,9 @@ from nanochat_lib.course.planner import (
     read_notebook,
 )
 
-__all__ = ["Runner", "GENERATED", "write_changed", "stray_files", "build"]
+__all__ = ["Runner", "fresh_notebook", "write_changed", "expected_files", "stray_files", "build"]
 
 Runner = Callable[[str, list[Cell], Path], list[list[dict]]]
-GENERATED = "# Generated "
 
 
 @contextmanager
@@ -40,37 +47,63 @@ def _staged_library(root: Path, files: dict[str, str]):
         yield stage
 
 
-def _notebook_file(
-    root: Path, source: Source, plan: Plan, force: bool, run: Runner, say: Callable[[str], object]
-) -> str:
+def fresh_notebook(root: Path, source: Source, plan: Plan) -> str | None:
+    """Return the notebook that a build would write without running it; None if it has to run."""
     stamp = current_stamp(source, plan)
     outputs = fresh_outputs(read_notebook(root / source.notebook), stamp)
-    if outputs is None or force:
-        say(f"running {source.path}")
-        files = plan.packages | {module_path(name): text for name, text in plan.modules.items()}
-        with _staged_library(root, files) as library:
-            outputs = run(source.path, source.cells, library)
+    if outputs is None:
+        return None
     return notebook_text(make_notebook(source.cells, outputs, stamp))
 
 
-def write_changed(root: Path, files: dict[str, str]) -> list[str]:
-    """Write the files whose content changes, each atomically, and return their paths."""
+def _run(root: Path, source: Source, plan: Plan, run: Runner) -> str:
+    """Run a source's cells against the planned library, and return the notebook."""
+    files = plan.packages | {module_path(name): text for name, text in plan.modules.items()}
+    with _staged_library(root, files) as library:
+        outputs = run(source.path, source.cells, library)
+    return notebook_text(make_notebook(source.cells, outputs, current_stamp(source, plan)))
+
+
+def write_changed(root: Path, files: dict[str, str], record: dict[str, str]) -> list[str]:
+    """Write the files whose content changes, each atomically, and return their paths.
+
+    Args:
+        root: the folder of course.toml.
+        files: path -> content.
+        record: from `read_record`; the files are added to it, here and on the disk.
+
+    Raises:
+        CourseError: a file is somebody's work; then nothing is written.
+    """
     from nanochat_lib.common import atomic_write  # here, so that checking works when it is broken
 
-    changed = []
-    for path, text in files.items():
-        if not (root / path).is_file() or (root / path).read_text(encoding="utf-8") != text:
-            atomic_write(root / path, text)
-            changed.append(path)
+    problems = obstacles(root, files, record)
+    if problems:
+        raise CourseError(*problems)
+    new = {path: text_hash(text) for path, text in files.items()}
+    changed = [path for path in files if file_hash(root / path) != new[path]]
+    if changed:  # a kill in between must leave no file that is nobody's: for now both hashes count
+        both = {path: f"{record.get(path, '')} {new[path]}".strip() for path in changed}
+        atomic_write(root / RECORD, record_text(record | both))
+    for path in changed:
+        atomic_write(root / path, files[path])
+    if changed or record != record | new:
+        record |= new
+        atomic_write(root / RECORD, record_text(record))
     return changed
+
+
+def expected_files(plan: Plan) -> set[str]:
+    """List the sources, and all that follows from them."""
+    expected = set(plan.packages)
+    for source in plan.sources:
+        expected |= {source.path, source.notebook, *source.files}
+    return expected
 
 
 def stray_files(root: Path, plan: Plan) -> list[str]:
     """List files in the generated folders that follow from no source."""
-    expected = set(plan.packages)
-    for source in plan.sources:
-        expected |= {source.path, source.notebook, *source.files}
-    expected |= {problem.path for problem in plan.problems}
+    expected = expected_files(plan) | {problem.path for problem in plan.problems}
     stray = []
     for folder in (PACKAGE, "chapters", "solutions", "exercises"):
         for path in sorted((root / folder).rglob("*")):
@@ -82,18 +115,27 @@ def stray_files(root: Path, plan: Plan) -> list[str]:
     return stray
 
 
-def _remove_orphans(root: Path, plan: Plan, chosen: list[Source], everything: bool) -> list[str]:
-    """Delete generated files whose source is gone; what a person may have written stays."""
-    removed = []
+def _remove_orphans(
+    root: Path, plan: Plan, chosen: list[Source], everything: bool, record: dict[str, str]
+) -> list[str]:
+    """Remove files that a build wrote, nobody touched, and no source gives any more."""
+    from nanochat_lib.common import atomic_write
+
+    removed, before = [], dict(record)
     for name in stray_files(root, plan):
-        first = (root / name).read_text(errors="replace", encoding="utf-8").partition("\n")[0]
-        ours = any(first.startswith(f"{GENERATED}from {s.path} ") for s in chosen)
-        generated = first.startswith(GENERATED) or name.endswith(".ipynb")
-        if ours or (everything and (generated or name.startswith("exercises/"))):
+        if name not in record or obstacles(root, {name: None}, record):
+            continue
+        first = (root / name).read_text(encoding="utf-8").partition("\n")[0]
+        if everything or any(first.startswith(f"# Generated from {s.path} ") for s in chosen):
             (root / name).unlink()
             removed.append(name)
             if not any((root / name).parent.iterdir()):
                 (root / name).parent.rmdir()
+    for name in set(record) - expected_files(plan):
+        if not (root / name).exists():
+            del record[name]
+    if record != before:
+        atomic_write(root / RECORD, record_text(record))
     return removed
 
 
@@ -109,7 +151,7 @@ def build(
 
     Args:
         root: the folder of course.toml.
-        slugs: the chapters to build; none means all of them, and only then orphans are removed.
+        slugs: the chapters to build; none means all of them.
         execute: False leaves executed notebooks as they are.
         force: run notebooks whose sources did not change, too.
         run: executes the cells of one source; tests pass a quick one.
@@ -119,9 +161,10 @@ def build(
         The paths written or removed.
 
     Raises:
-        CourseError: something is wrong with the sources, or a cell raised.
+        CourseError: something is wrong with the sources, a cell raised, or a file to be replaced is
+            somebody's work; then nothing was run or written.
     """
-    plan = make_plan(root)
+    plan, record = make_plan(root), read_record(root)
     names = [plan.manifest.find(slug).slug for slug in slugs]
     wanted = {c.path: c.slug for c in plan.manifest.chapters if c.slug in names}
     wanted |= {f"solutions/{slug}.py": slug for slug in names}
@@ -129,15 +172,23 @@ def build(
     if problems:
         raise CourseError(*problems)
     chosen = [source for source in plan.sources if not slugs or source.path in wanted]
+    notebooks = {s.notebook: fresh_notebook(root, s, plan) for s in chosen} if execute else {}
+    known = {path: text for source in chosen for path, text in source.files.items()}
+    in_the_way = obstacles(root, plan.packages | known | notebooks, record)
+    if in_the_way:
+        raise CourseError(*in_the_way)
     touched = []
     for source in chosen:
-        files = dict(source.files)
-        if execute:
-            files[source.notebook] = _notebook_file(root, source, plan, force, run, say)
-        for path in write_changed(root, plan.packages | files):
+        files = plan.packages | source.files
+        if execute and (force or notebooks[source.notebook] is None):
+            say(f"running {source.path}")
+            files[source.notebook] = _run(root, source, plan, run)
+        elif execute:
+            files[source.notebook] = notebooks[source.notebook]
+        for path in write_changed(root, files, record):
             say(f"wrote {path}")
             touched.append(path)
-    for path in _remove_orphans(root, plan, chosen, everything=not slugs):
+    for path in _remove_orphans(root, plan, chosen, not slugs, record):
         say(f"removed {path}")
         touched.append(path)
     return touched

@@ -13,6 +13,7 @@ from nanochat_lib.course.manifest import CourseError, find_root, read_manifest
 from nanochat_lib.course.notebooks import stored_outputs
 from nanochat_lib.course.planner import read_notebook
 from nanochat_lib.course.reader import advice, module_title, rendered
+from nanochat_lib.terminal import as_command
 
 __all__ = ["main"]
 
@@ -106,12 +107,16 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0 when all is well, 1 when a check found problems, 2 when the sources are wrong.
     """
-    parsed = _parser().parse_args(arguments)
-    try:
-        return parsed.run(parsed)
-    except CourseError as error:
-        print(error, file=sys.stderr)
-        return 2
+    with as_command("course"):
+        parsed = _parser().parse_args(arguments)
+        try:
+            return parsed.run(parsed)
+        except CourseError as error:
+            print(error, file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("\ncourse: stopped; nothing is half written", file=sys.stderr)
+            return 130
 
 
 if __name__ == "__main__":

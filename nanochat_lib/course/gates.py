@@ -1,7 +1,9 @@
 # Generated from chapters/90_course_tool.py by `course build`; edit that file.
 """The gates: what `course check` looks at, without running any notebook and without writing."""
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from nanochat_lib.course.docs import MOST_MODULE_LINES, cell_faults
 from nanochat_lib.course.exporter import place_exports
 from nanochat_lib.course.manifest import Problem
 from nanochat_lib.course.notebooks import make_notebook, notebook_text, stored_outputs
+from nanochat_lib.course.ownership import RECORD, file_hash, obstacles, read_record, text_hash
 from nanochat_lib.course.planner import Plan, Source, current_stamp, fresh_outputs, read_notebook
 
 __all__ = [
@@ -40,20 +43,34 @@ def format_gate(root: Path, plan: Plan) -> list[Problem]:
     """Find files that `ruff format` would change."""
     folders = [name for name in ("chapters", "solutions", "tests") if (root / name).is_dir()]
     command = [sys.executable, "-m", "ruff", "format", "--check", "--isolated", "--no-cache"]
-    command += ["--exclude", "*.ipynb", "--line-length", "100", "--output-format", "concise"]
+    command += ["--exclude", "*.ipynb", "--line-length", "100", "--output-format", "json"]
     done = subprocess.run([*command, *folders], cwd=root, capture_output=True, encoding="utf-8")
-    places = re.findall(r"^(\S+?\.py):(\d+):\d+: (.*)$", done.stdout, re.MULTILINE)
-    return [
-        Problem(path, int(line), f"ruff format: {what}", f"`ruff format --line-length 100 {path}`")
-        for path, line, what in places
-    ]
+    problems = []
+    for found in json.loads(done.stdout or "[]"):
+        path = Path(found["filename"]).resolve().relative_to(root.resolve()).as_posix()
+        way_out = "`" + shlex.join(["ruff", "format", "--line-length", "100", path]) + "`"
+        line = (found["location"] or {"row": 1})["row"]
+        problems.append(Problem(path, line, f"ruff format: {found['message']}", way_out))
+    return problems
 
 
 def first_difference(old: str, new: str) -> int:
     """Return the number of the first line that differs."""
-    before, after = old.splitlines(), new.splitlines()
+    before, after = old.split("\n"), new.split("\n")
     same = [a == b for a, b in zip(before, after)]
     return same.index(False) + 1 if False in same else min(len(before), len(after)) + 1
+
+
+def _stale(root: Path, path: str, line: int, what: str, again: str, text: str | None) -> Problem:
+    """Tell what is wrong with a generated file; advise a build only where it would not refuse."""
+    for problem in obstacles(root, {path: text}, read_record(root)):
+        return Problem(path, line, f"{what}; it {problem.what}", problem.way_out)
+    return Problem(path, line, what, again)
+
+
+def _text(path: Path) -> str:
+    """Read what stands there, whatever it is; "" where there is no file."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def drift_gate(root: Path, plan: Plan) -> list[Problem]:
@@ -63,18 +80,23 @@ def drift_gate(root: Path, plan: Plan) -> list[Problem]:
     for source in plan.sources:
         expected |= source.files
         slugs |= dict.fromkeys(source.files, source.slug)
-    problems = []
+    problems, record = [], read_record(root)
     for path, text in expected.items():
-        found = (root / path).read_text(encoding="utf-8") if (root / path).is_file() else ""
-        if found != text:
+        if file_hash(root / path) != text_hash(text):
+            found = _text(root / path)
             what = "differs from what its source gives" if found else "is missing"
             way_out = f"edit the source, then run `course build {slugs.get(path, '')}`".rstrip(" `")
             line = first_difference(found, text)
-            problems.append(Problem(path, line, what, way_out + "`"))
-    broken = {problem.path for problem in plan.problems}
-    for path in [] if broken else stray_files(root, plan):
-        way_out = "run `course build`, or move it out of the generated folders"
-        problems.append(Problem(path, 1, "follows from no source", way_out))
+            problems.append(_stale(root, path, line, what, way_out + "`", text))
+        elif record.get(path) != text_hash(text):
+            what = f"does not know that {path} is generated"
+            problems.append(Problem(RECORD, 1, what, "run `course build`"))
+    for path in [] if plan.problems else stray_files(root, plan):
+        again = "run `course build`, which removes it"
+        problem = _stale(root, path, 1, "follows from no source", again, None)
+        way_out = "move it out of the generated folders; no build removes it"
+        removable = problem.way_out == again
+        problems.append(problem if removable else Problem(path, 1, problem.what, way_out))
     return problems
 
 
@@ -106,28 +128,24 @@ def run_gate(root: Path, plan: Plan) -> list[Problem]:
             continue
         notebook = read_notebook(path)
         if notebook is None:
-            problems.append(Problem(source.notebook, 1, "was not written by `course build`", again))
+            what = "is no notebook that `course build` wrote"
+            problems.append(_stale(root, source.notebook, 1, what, again, None))
             continue
         stamp = current_stamp(source, plan)
         outputs = fresh_outputs(notebook, stamp)
         if outputs is None:
             same = notebook["metadata"]["course"]["sources"] == stamp
             what = "its outputs were edited" if same else "is older than its code or the library"
-            line = (
-                path.read_text(encoding="utf-8")[
-                    : path.read_text(encoding="utf-8").rfind('"course": {')
-                ].count("\n")
-                + 1
-            )
-            problems.append(Problem(source.notebook, line, what, again))
+            line = _text(path)[: _text(path).rfind('"course": {')].count("\n") + 1
+            problems.append(_stale(root, source.notebook, line, what, again, None))
             continue
-        expected, found = (
-            notebook_text(make_notebook(source.cells, outputs, stamp)),
-            path.read_text(encoding="utf-8"),
-        )
+        expected, found = notebook_text(make_notebook(source.cells, outputs, stamp)), _text(path)
         if found != expected:
-            line = first_difference(found, expected)
-            problems.append(Problem(source.notebook, line, f"differs from {source.path}", again))
+            line, what = first_difference(found, expected), f"differs from {source.path}"
+            problems.append(_stale(root, source.notebook, line, what, again, expected))
+        elif read_record(root).get(source.notebook) != text_hash(expected):
+            what = f"does not know that {source.notebook} is generated"
+            problems.append(Problem(RECORD, 1, what, "run `course build`"))
         problems += _output_problems(source, notebook)
     return problems
 

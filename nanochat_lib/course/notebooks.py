@@ -17,6 +17,7 @@ __all__ = [
     "STAMP_VERSION",
     "digest",
     "source_stamp",
+    "keep_lines",
     "make_notebook",
     "notebook_text",
     "stored_outputs",
@@ -42,9 +43,14 @@ def source_stamp(cells: list[Cell], modules: dict[str, str]) -> str:
     return digest([STAMP_VERSION, [c.source for c in cells if c.kind == "code"], modules])
 
 
+def keep_lines(text: str) -> list[str]:
+    """Cut a text behind each "\\n", and nowhere else: a form feed ends no line of a notebook."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
+
+
 def _cell_json(cell: Cell, cell_id: str, count: int | None, outputs: list[dict]) -> dict:
     made: dict = {"cell_type": cell.kind, "id": cell_id, "metadata": {}}
-    made["source"] = cell.source.splitlines(keepends=True)
+    made["source"] = keep_lines(cell.source)
     if cell.kind == "code":
         numbered = [
             {**output, "execution_count": count}
@@ -101,14 +107,17 @@ def _neutral(text: object, places: dict[str, str]) -> object:
     if not isinstance(text, str):
         return text
     for path in sorted(places, key=len, reverse=True):
-        text = text.replace(path, places[path])
+        if len(Path(path).parts) > 1:  # a root is no place; and only whole names are replaced
+            whole = rf"(?<![\w.~+-]){re.escape(path)}(?![\w~+-]|\.\w)"
+            text = re.sub(whole, places[path].replace("\\", r"\\"), text)
     text = re.sub(r"\S*/ipykernel_\d+/\d+\.py", "cell.py", text)
-    return re.sub(r"\b0x[0-9a-f]{8,}\b", "0x...", text)
+    # The address of an object, <... at 0x7f...>; any other hexadecimal number is a result.
+    return re.sub(r"(<[^\n]*? at )0x[0-9a-f]{6,}\b(?=[^\n]*>)", r"\g<1>0x...", text)
 
 
 def _lines(mime: str, text: object) -> object:
     split = isinstance(text, str) and (mime.startswith("text/") or mime == "image/svg+xml")
-    return text.splitlines(keepends=True) if split else text
+    return keep_lines(text) if split else text
 
 
 def clean_outputs(outputs: list[dict], alt: str | None, places: dict[str, str]) -> list[dict]:
@@ -190,6 +199,8 @@ def run_notebook(
         CourseError: a cell raised, or took too long.
     """
     import nbformat  # slow to import; only a build that executes needs these two
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -200,10 +211,12 @@ def run_notebook(
             made.metadata["tags"] = ["skip-execution"]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder).resolve()
+        # Look in no folder: a kernel called python3 on JUPYTER_PATH may be another interpreter.
+        ours = KernelSpecManager(kernel_dirs=[])
         client = NotebookClient(
             notebook,
+            km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=ours),
             timeout=seconds,
-            kernel_name="python3",
             record_timing=False,
             resources={"metadata": {"path": str(place)}},
         )
@@ -213,6 +226,6 @@ def run_notebook(
         except (CellExecutionError, CellTimeoutError, DeadKernelError):
             raise CourseError(_failure(path, cells, notebook.cells)) from None
     places = {str(place): ".", str(library): "nanochat", sys.prefix: ".venv"}
-    places[str(Path.home())] = "~"
+    places[os.path.expanduser("~")] = "~"
     codes = [(c, m) for c, m in zip(cells, notebook.cells) if c.kind == "code"]
     return [clean_outputs(made.outputs, cell.comment("alt"), places) for cell, made in codes]

@@ -73,8 +73,9 @@ def test_orphans_go_and_hand_written_files_stay(course):
 
 def test_an_orphan_leaves_no_trace_in_stamps(course):
     course.replace(TWO, "FOUR = double(2)", "import nanochat_lib  # all of it\n\nFOUR = double(2)")
-    course.write("nanochat_lib/old.py", "# Generated from chapters/09_old.py by `course build`\n")
-    assert "nanochat_lib/old.py" in course.build()
+    course.build()
+    course.replace(ONE, "#| default_exp numbers.names", "#| default_exp words.names")
+    assert "nanochat_lib/numbers/names.py" in course.build()
     assert course.build() == [] and not any(check(course.root).values())
 
 
@@ -116,7 +117,7 @@ def test_a_cell_that_fails_leaves_the_chapter_alone(course):
     assert course.files() == edited != before
 
 
-@pytest.mark.parametrize("survivors", range(8))
+@pytest.mark.parametrize("survivors", range(14))
 def test_a_kill_at_any_write_leaves_whole_files_and_the_next_build_ends_the_same(
     unbuilt, course, monkeypatch, survivors
 ):
@@ -138,10 +139,144 @@ def test_a_kill_at_any_write_leaves_whole_files_and_the_next_build_ends_the_same
     monkeypatch.setattr(common, "atomic_write", dies)
     with pytest.raises(KeyboardInterrupt):
         unbuilt.build()
-    assert all(undisturbed[path] == data for path, data in unbuilt.files().items())
+    left = unbuilt.files()
+    left.pop("generated.json", None)
+    assert all(undisturbed[path] == data for path, data in left.items())
     monkeypatch.undo()
     unbuilt.build()
     assert unbuilt.files() == undisturbed
+
+
+@pytest.mark.parametrize("survivors", range(4))
+def test_a_kill_leaves_no_file_that_is_nobodys(course, monkeypatch, survivors):
+    """Killed while it replaces files, and the source changes again: both contents are ours."""
+    import nanochat_lib.common as common
+
+    real, written = common.atomic_write, []
+
+    def dies(path, data):
+        if len(written) == survivors:
+            raise KeyboardInterrupt
+        written.append(path)
+        real(path, data)
+
+    course.replace(ONE, "fsum([x, x])", "fsum([x, x, 0])")
+    monkeypatch.setattr(common, "atomic_write", dies)
+    with pytest.raises(KeyboardInterrupt):
+        course.build()
+    monkeypatch.undo()
+    course.replace(ONE, "fsum([x, x, 0])", "fsum([0, x, x])")
+    course.build()
+    assert "fsum([0, x, x])" in course.read(LIBRARY) and not any(check(course.root).values())
+
+
+WORK = {
+    "a solved exercise": ("exercises/one.py", "def triple(x):\n    return 3 * x\n"),
+    "a solved notebook": ("exercises/one.ipynb", "{}"),
+    "a notebook saved after playing": ("chapters/00_one.ipynb", '{"cells": []}'),
+    "a module mended by hand": (LIBRARY, "def double(x):\n    return x + x\n"),
+    "a package file": ("nanochat_lib/numbers/__init__.py", "import math\n"),
+}
+
+
+@pytest.mark.parametrize("name", WORK)
+@pytest.mark.parametrize("options", [{}, {"force": True}, {"execute": False}])
+def test_what_a_person_changed_stops_the_build_before_anything_runs(course, name, options):
+    path, text = WORK[name]
+    course.write(path, text)
+    course.replace(ONE, "It doubles numbers.", "It doubles every number.")
+    course.replace("solutions/one.py", "Exercises: one", "Exercises: 1")
+    before = course.files()
+    if options == {"execute": False} and path == "chapters/00_one.ipynb":
+        course.build(**options)  # it leaves notebooks alone
+        assert course.read(path) == text
+        return
+    with pytest.raises(CourseError, match="was changed since `course build` wrote it") as stopped:
+        course.build(**options)
+    assert path in str(stopped.value) and "move it to a folder of your own" in str(stopped.value)
+    assert course.files() == before and course.ran == []
+    (course.root / path).rename(course.root / "mine")
+    course.build(**options)
+    assert course.read("mine") == text
+
+
+NOTES = ["exercises/notes.md", "chapters/scratch.ipynb", "solutions/x.txt", "nanochat_lib/mine.py"]
+NOTES += ["exercises/my [v2]/one.py", "nanochat_lib/numbers/old.py", "exercises/two.py"]
+
+
+@pytest.mark.parametrize("path", NOTES)
+def test_what_no_build_wrote_survives_every_build(course, path):
+    text = "# Generated from chapters/00_one.py by `course build`; edit that file.\n"
+    course.write(path, text)
+    course.build()
+    course.build("one", force=True)
+    (course.root / TWO).unlink()
+    course.replace("course.toml", ', "01_two"', "")
+    course.build()
+    assert course.read(path) == text
+    problem = next(p for p in check(course.root)["drift"] if p.path == path)
+    assert "no build removes it" in problem.way_out
+
+
+def test_an_orphan_that_somebody_changed_stays(course):
+    course.write("nanochat_lib/later/use.py", "FOUR = 5\n")
+    (course.root / TWO).unlink()
+    course.replace("course.toml", ', "01_two"', "")
+    assert "nanochat_lib/later/use.py" not in course.build()
+    assert course.read("nanochat_lib/later/use.py") == "FOUR = 5\n"
+    assert not (course.root / "chapters/01_two.ipynb").exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "broken link"])
+def test_what_is_no_file_stands_in_the_way(course, tmp_path_factory, kind):
+    path, elsewhere = course.root / LIBRARY, tmp_path_factory.mktemp("x") / "mine.py"
+    text = path.read_text(encoding="utf-8")
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(elsewhere)
+    if kind == "link":
+        elsewhere.write_text(text, encoding="utf-8")
+    course.replace(ONE, "fsum([x, x])", "fsum([x, x, 0])")
+    with pytest.raises(CourseError, match=LIBRARY):
+        course.build()
+    assert kind != "link" or elsewhere.read_text(encoding="utf-8") == text
+
+
+def test_a_lost_record_adopts_what_is_as_it_should_be_and_nothing_else(course):
+    record = course.read("generated.json")
+    (course.root / "generated.json").unlink()
+    assert course.build() == [] and course.read("generated.json") == record
+    (course.root / "generated.json").unlink()
+    course.write(LIBRARY, "mine = 1\n")
+    with pytest.raises(CourseError, match="was not written by `course build`"):
+        course.build()
+    assert course.read(LIBRARY) == "mine = 1\n"
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"a": 1}', '{\n<<<<<<< HEAD\n"a": "b"\n}'])
+def test_a_damaged_record_is_named_and_nothing_is_written(course, text):
+    course.write("generated.json", text)
+    before = course.files()
+    with pytest.raises(CourseError, match=r"generated.json:\d+: damaged"):
+        course.build()
+    assert course.files() == before
+
+
+def test_the_record_is_checked_too(course):
+    course.replace("generated.json", f'"{LIBRARY}": "', f'"{LIBRARY}": "0')
+    assert "does not know" in check(course.root)["drift"][0].what
+    course.build()
+    assert not any(check(course.root).values())
+
+
+def test_check_advises_a_build_only_where_a_build_would_do_it(course):
+    course.write("exercises/one.py", "solved = 1\n")
+    (course.root / "exercises/one.ipynb").unlink()
+    found = {p.path: p.way_out for p in check(course.root)["drift"]}
+    assert "move it to a folder of your own" in found["exercises/one.py"]
+    assert "course build one" in found["exercises/one.ipynb"]
 
 
 # what is wrong: (file to edit, old, new, what the message must say)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nanochat_lib.course.check import check
 from nanochat_lib.course.cli import main
 from nanochat_lib.course.reader import advice
 
@@ -88,3 +89,66 @@ def test_the_tool_rebuilds_itself_from_its_chapter_alone(tmp_path):
     }
     committed = (ROOT / "nanochat_lib/course").glob("*.py")
     assert made == {path.name: path.read_text(encoding="utf-8") for path in committed}
+
+
+def test_set_up_leaves_an_environment_that_it_did_not_make(tmp_path):
+    for name in (".ci/setup", "requirements.lock", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for mine in (".venv/pyvenv.cfg", ".venv/bin/python", ".venv/lib/mine.py"):
+        (tmp_path / mine).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / mine).write_text("mine", encoding="utf-8")
+    done = subprocess.run(
+        ["bash", str(tmp_path / ".ci/setup")], capture_output=True, encoding="utf-8", timeout=60
+    )
+    assert done.returncode == 1 and "this script did not make it" in done.stderr
+    assert {p.name for p in (tmp_path / ".venv").rglob("*") if p.is_file()} == {
+        "pyvenv.cfg",
+        "python",
+        "mine.py",
+    }
+
+
+@pytest.mark.parametrize("columns", ["0", "1"])
+def test_a_terminal_of_no_width_shows_a_chapter_all_the_same(course, monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.chdir(course.root)
+    assert main(["read", "one"]) == 0
+    assert "It doubles numbers." in capsys.readouterr().out
+
+
+def test_a_course_lives_in_any_folder_and_any_locale(course, tmp_path_factory):
+    """A checkout with brackets, spaces and a quote; a terminal and a locale that know no accents."""
+    root = tmp_path_factory.mktemp("x") / "a [v2] b'c"
+    course.replace("chapters/00_one.py", "It doubles numbers.", "It doubles café numbers.")
+    shutil.copytree(course.root, root)
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    environment = os.environ | plain | {"PYTHONIOENCODING": "latin-1:strict"}
+    for command in (["build", "--no-execute"], ["build"], ["check"], ["list"], ["read", "one"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "nanochat_lib.course.cli", *command],
+            cwd=root,
+            env=environment | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            encoding="latin-1",
+        )
+        assert done.returncode == 0, (command, done.stdout + done.stderr)
+    notebook = (root / "chapters/00_one.ipynb").read_text(encoding="utf-8")
+    assert "café numbers" in notebook and "café" in done.stdout
+
+
+def test_a_layout_problem_is_found_in_any_folder(course, tmp_path_factory):
+    root = tmp_path_factory.mktemp("x") / "a [v2]: b"
+    course.replace("chapters/00_one.py", "print(double(2))", "print( double(2) )")
+    shutil.copytree(course.root, root)
+    [problem] = check(root)["format"]
+    assert problem.path == "chapters/00_one.py" and "ruff format" in problem.way_out
+
+
+def test_ctrl_c_is_one_line(course, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nanochat_lib.course.cli.build", interrupted)
+    monkeypatch.chdir(course.root)
+    assert main(["build"]) == 130 and capsys.readouterr().err.count("\n") == 2

@@ -217,7 +217,7 @@ def test_the_place_is_exact(course):
     course.replace(LIBRARY, "fsum([x, x])", "fsum([x, x, 0])")
     problem = check(course.root)["drift"][0]
     assert "fsum([x, x, 0])" in course.read(LIBRARY).splitlines()[problem.line - 1]
-    assert "course build one" in problem.way_out
+    assert "move it to a folder of your own" in problem.way_out
     course.replace(TWO, "FOUR = double(2)", "FOUR = double(2))")
     problem = next(p for p in check(course.root)["sources"] if p.path == TWO)
     assert "double(2))" in course.read(TWO).splitlines()[problem.line - 1]

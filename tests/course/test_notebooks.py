@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from nanochat_lib.course.cells import read_cells
+from nanochat_lib.course.cells import HEADER, read_cells
 from nanochat_lib.course.manifest import CourseError
 from nanochat_lib.course.notebooks import (
     clean_outputs,
@@ -25,7 +25,7 @@ import os, sys, warnings
 import nanochat_lib.marker
 print("one")
 warnings.warn("noise")
-print(os.getcwd(), hex(id(os)))
+print(os.getcwd(), object())
 nanochat_lib.marker.__file__
 
 # %%
@@ -60,7 +60,11 @@ def outputs(library):
 
 def test_a_kernel_runs_the_given_library_in_an_empty_folder(outputs):
     assert outputs[0] == [
-        {"output_type": "stream", "name": "stdout", "text": ["one\n", ". 0x...\n"]},
+        {
+            "output_type": "stream",
+            "name": "stdout",
+            "text": ["one\n", ". <object object at 0x...>\n"],
+        },
         {
             "output_type": "execute_result",
             "metadata": {},
@@ -128,3 +132,42 @@ def test_committed_notebooks_are_valid(path):
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.display_name == "Python 3"
     assert path.stat().st_size < 1_500_000, "draw fewer or smaller figures"
+
+
+NEUTRAL = [
+    # HOME, printed, stored
+    ("/", "3/4 and /usr", "3/4 and /usr"),
+    ("/app", "/application /app/x /app. /app", "/application ~/x ~. ~"),
+    ("/app", "/srv/app/x /my-app /app-2 /app.txt", "/srv/app/x /my-app /app-2 /app.txt"),
+    ("/home/me", "see /home/me/x and /home/me2", "see ~/x and /home/me2"),
+    ("/home/a+b (c)", "/home/a+b (c)/x", "~/x"),
+    ("", "a b", "a b"),
+    ("~", "~ 3~4", "~ 3~4"),
+    ("/home/me", "0xdeadbeef01 at 0xdeadbeef01", "0xdeadbeef01 at 0xdeadbeef01"),
+    ("/home/me", "<A at 0x7f3a2b1c4d5e> 0x7f3a2b1c4d5e", "<A at 0x...> 0x7f3a2b1c4d5e"),
+    ("/home/me", "<bound f of <A at 0x7f3a2b1c4d5e>>", "<bound f of <A at 0x...>>"),
+    ("/home/me", "a < b at 0x7f3a2b1c4d5e", "a < b at 0x7f3a2b1c4d5e"),
+]
+
+
+@pytest.mark.parametrize(("home", "printed", "stored"), NEUTRAL)
+def test_only_places_and_addresses_are_edited(home, printed, stored):
+    shown = [{"output_type": "stream", "name": "stdout", "text": printed}]
+    assert clean_outputs(shown, None, {home: "~"})[0]["text"] == [stored]
+
+
+def test_a_line_of_a_notebook_ends_at_a_newline_only():
+    text = "a\fb\x0b\x1c\x85c\u2028d\ne"
+    shown = [{"output_type": "stream", "name": "stdout", "text": text}]
+    assert clean_outputs(shown, None, {})[0]["text"] == [text[:-1], "e"]
+
+
+def test_another_kernel_of_the_same_name_is_not_taken(tmp_path, monkeypatch, library):
+    folder = tmp_path / "kernels" / "python3"
+    folder.mkdir(parents=True)
+    argv = ["/no/such/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"})
+    (folder / "kernel.json").write_text(spec, encoding="utf-8")
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    cells = read_cells(HEADER + "\n# %%\nimport sys\n\nprint(sys.executable)\n", "x.py")
+    assert run_notebook("x.py", cells, library)[0][0]["text"] == [".venv/bin/python\n"]
