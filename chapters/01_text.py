@@ -24,6 +24,10 @@
 # it takes about 15 seconds.
 
 # %%
+#| default_exp data.files
+# Which files of a folder hold data, and JSON out of them, line by line.
+
+# %%
 #| default_exp data.parquet
 # Parquet files of text: a shard written whole, one row group read alone.
 
@@ -278,6 +282,9 @@ assert extra > 0
 # %%
 #| export
 import hashlib
+import re
+
+from nanochat_lib.common import replace_surrogates
 
 
 # %%
@@ -290,7 +297,7 @@ def drop_duplicates(documents: Iterable[str]) -> Iterator[str]:
     """
     seen = set()
     for text in documents:
-        digest = hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+        digest = hashlib.blake2b(replace_surrogates(text).encode("utf-8"), digest_size=16).digest()
         if digest not in seen:
             seen.add(digest)
             yield text
@@ -336,8 +343,33 @@ except json.JSONDecodeError as error:
 # line". Iterating over an open file splits at "\n" alone if we say so, and we do.
 
 # %%
-#| export
+#| export data.files
+import io
 import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+
+# %%
+#| export data.files
+def numbered_json(path: Path | str) -> Iterator[tuple[int, object]]:
+    """Read pairs of line number and JSON value, from a plain or a compressed file."""
+    with io.BufferedReader(pa.input_stream(str(path), compression="detect")) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")  # a BOM is dropped
+                if text.strip():
+                    yield number, json.loads(text)
+            except UnicodeDecodeError as error:
+                guess = "UTF-16" if b"\0" in line else "Latin-1"
+                raise ValueError(
+                    f"{path}, line {number} is not UTF-8 at byte {error.start} ({guess}?): convert it"
+                ) from error
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number} is no JSON: {error}") from error
 
 
 # %%
@@ -345,19 +377,17 @@ import json
 def read_json_lines(path: Path | str) -> Iterator[dict | list]:
     """Read a file with one JSON value a line, as the Hugging Face hub spells data sets.
 
+    Args:
+        path: taken literally; .gz, .bz2 and .zst are decompressed.
+
     Raises:
-        ValueError: a line is no JSON, with its number.
+        ValueError: a line is no JSON or not UTF-8, with its number.
 
     Source: https://jsonlines.org: the line end is "\\n", not every character Unicode calls a line
         end.
     """
-    with open(path, encoding="utf-8", newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}, line {number} is no JSON: {error}") from error
+    for _, value in numbered_json(path):
+        yield value
 
 
 # %%
@@ -376,8 +406,7 @@ except ValueError as error:
     print(str(error).replace(str(folder), "..."))
 
 # %% [markdown]
-# Plain text files get the same care: a file that is not UTF-8 is reported, not silently filled with
-# question marks.
+# Plain text files get the same care:
 
 
 # %%
@@ -390,7 +419,7 @@ def read_text_files(paths: Iterable[Path | str]) -> Iterator[str]:
     """
     for path in paths:
         try:
-            yield Path(path).read_bytes().decode("utf-8")
+            yield Path(path).read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{path} is not UTF-8 at byte {error.start}: convert it first"
@@ -408,8 +437,8 @@ except ValueError as error:
 # %% [markdown]
 # ## Files for a billion documents
 #
-# JSON lines are easy to read and hard to read *from the middle*: to find row 1,000,000 you must
-# pass all rows before it. Parquet solves that. A file is a sequence of *row groups*, each
+# JSON lines are hard to read *from the middle*: to find row 1,000,000 you must pass all rows before
+# it. Parquet solves that. A file is a sequence of *row groups*, each
 # compressed by itself, and a footer says where each one starts. So a reader can fetch one group and
 # nothing else. It is also how FineWeb and most of the hub are stored.
 #
@@ -424,7 +453,43 @@ from itertools import islice
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA = pa.schema([pa.field("text", pa.string(), nullable=False)])
+from nanochat_lib.common import replace_surrogates
+
+# The metadata travel inside each file, and prove later that we wrote it.
+PROOF = {b"written_by": b"nanochat_lib write_shards"}
+SCHEMA = pa.schema([pa.field("text", pa.string(), nullable=False)], metadata=PROOF)
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Open a parquet file.
+
+    Raises:
+        ValueError: it is something else, or cut short, with its name and the way out.
+    """
+    try:
+        return pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        with open(path, "rb") as file:
+            start = file.read(100).lstrip()
+        what = f"it starts with {start[:12]!r}"
+        if start.startswith(b"version https://git-lfs"):
+            what = "it is a Git LFS pointer: run git lfs pull"
+        elif start.startswith(b"<"):
+            what = "it is a web page: download the file itself"
+        elif start.startswith(b"PAR1"):
+            what = "it is cut short: download or write it again"
+        elif not start:
+            what = "it is empty: download or write it again"
+        raise ValueError(f"{path} is no parquet file; {what}") from error
+
+
+def is_ours(path: Path) -> bool:
+    """True if write_shards wrote this file."""
+    try:
+        with open_parquet(path) as file:
+            return PROOF.items() <= (file.schema_arrow.metadata or {}).items()
+    except ValueError:
+        return False
 
 
 # %%
@@ -442,6 +507,7 @@ def write_shard(path: Path, documents: Iterable[str], row_group_size: int) -> No
         with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
             documents = iter(documents)
             while batch := list(islice(documents, row_group_size)):
+                batch = [replace_surrogates(text) for text in batch]
                 writer.write_table(pa.table({"text": batch}, schema=SCHEMA))
         file.flush()
         os.fsync(file.fileno())
@@ -450,12 +516,14 @@ def write_shard(path: Path, documents: Iterable[str], row_group_size: int) -> No
 
 # %% [markdown]
 # Around it goes the loop over shards. `islice` takes the next documents without copying them;
-# `chain` puts back the one that told us there is a next shard at all. An old corpus in the folder
-# is deleted first: three new shards next to its fourth would be a corpus that nobody wrote.
+# `chain` puts back the one that told us there is a next shard at all. The new corpus replaces an
+# old one when it is complete, and only one that we wrote: FineWeb names its shards as we do.
 
 
 # %%
 #| export
+import os
+import tempfile
 from itertools import chain
 
 
@@ -467,8 +535,9 @@ def write_shards(
 ) -> list[Path]:
     """Write documents as parquet files shard_00000.parquet, ... with one column, "text".
 
-    Holds one row group in memory at a time. Shards of an earlier corpus in the folder are deleted
-    first.
+    Holds one row group in memory at a time. The new shards replace those of an earlier corpus when
+    all are written, so documents may come from these. A kill during that last step, which only
+    renames, can leave shards of both.
 
     Args:
         documents: any number of texts, in the order to keep.
@@ -480,24 +549,33 @@ def write_shards(
         The shards' paths in order.
 
     Raises:
-        ValueError: there are no documents, or a size is below 1.
+        ValueError: there are no documents, a size is below 1, or the folder holds shards that
+            write_shards did not write. An earlier corpus is then as it was.
     """
     if documents_per_shard < 1 or row_group_size < 1:
         raise ValueError(f"sizes start at 1: got {documents_per_shard} and {row_group_size}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("shard_*.parquet"):
-        old.unlink()
-    documents, shards = iter(documents), []
-    for first in documents:
-        shard = chain([first], islice(documents, documents_per_shard - 1))
-        shards.append(folder / f"shard_{len(shards):05d}.parquet")
-        write_shard(shards[-1], shard, row_group_size)
-    if not shards:
-        raise ValueError(
-            f"no documents to write to {folder}: is the source an iterator already used up?"
-        )
-    return shards
+    old = sorted(folder.glob("shard_*.parquet"))
+    for path in old:
+        if not is_ours(path):
+            raise ValueError(f"{path} was not written by write_shards: choose another folder")
+    with tempfile.TemporaryDirectory(prefix=".new_shards_", dir=folder) as place:
+        documents, names = iter(documents), []
+        for first in documents:
+            shard = chain([first], islice(documents, documents_per_shard - 1))
+            names.append(f"shard_{len(names):05d}.parquet")
+            write_shard(Path(place, names[-1]), shard, row_group_size)
+        if not names:
+            raise ValueError(
+                f"no documents to write to {folder}: is the source an iterator already used up?"
+            )
+        for name in names:
+            os.replace(Path(place, name), folder / name)
+    for path in old:
+        if path.name not in names:
+            path.unlink()
+    return [folder / name for name in names]
 
 
 # %%
@@ -512,24 +590,24 @@ for shard in toy_shards:
 # %%
 #| export
 def list_shards(folder: Path | str) -> list[Path]:
-    """List the finished parquet files of a folder by name.
+    """List the finished parquet files of a folder by name; one that Spark wrote as a folder counts.
 
     Raises:
         ValueError: there are none.
     """
-    shards = sorted(path for path in Path(folder).glob("*.parquet") if path.name[0] != ".")
+    paths = [path for path in Path(folder).glob("*.parquet") if path.name[0] not in "._"]
+    parts = [part for path in paths if path.is_dir() for part in path.glob("[!._]*.parquet")]
+    shards = sorted(path for path in [*paths, *parts] if path.is_file())
     if not shards:
         raise ValueError(f"no parquet files in {folder}: write_shards makes them")
     return shards
 
 
-# %%
-assert list_shards(folder / "toy") == toy_shards
-
 # %% [markdown]
 # Now the real corpus, and what the format costs or saves beside JSON lines:
 
 # %%
+assert list_shards(folder / "toy") == toy_shards
 shards = write_shards(documents, folder / "docs", documents_per_shard=2_000, row_group_size=64)
 parquet_bytes = sum(shard.stat().st_size for shard in shards)
 json_bytes = sum(len(json.dumps({"text": text})) + 1 for text in documents)
@@ -595,7 +673,8 @@ def row_groups(shards: list[Path], ranks: Ranks) -> Iterator[tuple[int, int, int
     """
     n_groups = 0
     for shard, path in enumerate(shards):
-        metadata, row = pq.read_metadata(path), 0
+        with open_parquet(path) as file:
+            metadata, row = file.metadata, 0
         for group in range(metadata.num_row_groups):
             end = row + metadata.row_group(group).num_rows
             if n_groups % ranks.world_size == ranks.rank:
@@ -624,12 +703,28 @@ for rank in range(2):
 
 # %%
 #| export data.parquet
-def read_row_group(path: Path, group: int) -> list[str]:
-    """Read the texts of one row group and nothing else of the file."""
-    with pq.ParquetFile(path) as file:
-        if "text" not in file.schema_arrow.names:
-            raise ValueError(f"{path} has columns {file.schema_arrow.names}, but no 'text'")
-        return file.read_row_group(group, columns=["text"]).column("text").to_pylist()
+def read_row_group(path: Path, group: int, column: str = "text") -> list[str]:
+    """Read the texts of one row group and nothing else of the file.
+
+    Raises:
+        ValueError: there is no such column, or one without text; the message names file and row.
+    """
+    with open_parquet(path) as file:
+        if column not in file.schema_arrow.names:
+            raise ValueError(f"{path} has columns {file.schema_arrow.names}, but no {column!r}")
+        kind, start = file.schema_arrow.field(column).type, 0
+        try:
+            texts = file.read_row_group(group, columns=[column]).column(column).to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{path} is damaged ({error}): download or write it again") from error
+        for before in range(group):
+            start += file.metadata.row_group(before).num_rows
+    for row, text in enumerate(texts, start):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"{path}, row {row}: no text in {column!r}, which holds {kind}: {text!r:.60}"
+            )
+    return texts
 
 
 # %%
@@ -799,21 +894,68 @@ assert (twice, never) == (0, 0)
 
 
 # %%
-#| export
-def _local_files(folder_or_file: Path) -> tuple[str, list[str]]:
-    """Return the kind of a local data set, parquet or json, and its files in order."""
-    for kind, pattern in (("parquet", "*.parquet"), ("json", "*.json*")):
-        if folder_or_file.is_file():
-            files = [folder_or_file] if folder_or_file.match(pattern) else []
-        else:
-            files = sorted(path for path in folder_or_file.rglob(pattern) if path.name[0] != ".")
-        if files:
-            return kind, [str(path) for path in files]
-    raise ValueError(f"{folder_or_file} holds no parquet and no JSON files")
+#| export data.files
+NO_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+JSON_NAME = re.compile(r".+\.(json|jsonl|ndjson)(\.gz|\.bz2|\.zst)?")
+
+
+def data_files(folder_or_file: Path) -> tuple[list[Path], list[Path]]:
+    """List the parquet files and the JSON files of a local data set, each in order.
+
+    Hidden parts of a path (those that begin with . or _), records about the data, copies and locks
+    are no data.
+    """
+    if folder_or_file.is_file():
+        files = [folder_or_file]
+    else:
+        files = sorted(path for path in folder_or_file.rglob("*") if path.is_file())
+        names = {path: path.relative_to(folder_or_file).parts for path in files}
+        files = [path for path in files if not any(part[0] in "._" for part in names[path])]
+    parquet = [path for path in files if path.suffix == ".parquet"]
+    lines = [path for path in files if JSON_NAME.fullmatch(path.name) and path.name not in NO_ROWS]
+    return parquet, lines
+
+
+def json_rows(path: Path) -> Iterator[tuple[str, object]]:
+    """Read (place, row) pairs of JSON lines, or of one JSON list of rows."""
+    with pa.input_stream(str(path), compression="detect") as file:
+        is_list = (
+            ".json" in path.suffixes and file.read(100).lstrip(b"\xef\xbb\xbf \r\n\t")[:1] == b"["
+        )
+    if not is_list:
+        for count, (number, row) in enumerate(numbered_json(path)):
+            yield f"line {number}, row {count}", row
+        return
+    with pa.input_stream(str(path), compression="detect") as file:
+        try:
+            rows = json.loads(file.read().decode("utf-8-sig"))
+        except ValueError as error:
+            raise ValueError(f"{path} is no JSON in UTF-8: {error}") from error
+    yield from ((f"row {number}", row) for number, row in enumerate(rows))
 
 
 # %%
 #| export
+def _local_texts(path: Path, column: str) -> Iterator[str]:
+    """Read a column of a file or folder; parquet files where there are any, else JSON."""
+    parquet, lines = data_files(path)
+    if not parquet and not lines:
+        raise ValueError(f"{path} holds no parquet and no JSON files")
+    for file in parquet:
+        for group in range(open_parquet(file).num_row_groups):
+            yield from read_row_group(file, group, column)
+    for file in [] if parquet else lines:
+        for place, row in json_rows(file):
+            if not isinstance(row, dict) or not isinstance(row.get(column), str):
+                shown = (
+                    f"its columns are {sorted(row)}"
+                    if isinstance(row, dict)
+                    else f"it is {row!r:.60}"
+                )
+                raise ValueError(f"{file}, {place} has no text in {column!r}; {shown}")
+            yield row[column]
+
+
 def from_datasets(
     name_or_path: str | Path,
     split: str = "train",
@@ -824,8 +966,8 @@ def from_datasets(
     """Read one text column of a Hugging Face data set: local files, or a name on the hub.
 
     Args:
-        name_or_path: a file or a folder of parquet or JSON lines files, or a name such as
-            "HuggingFaceFW/fineweb-edu".
+        name_or_path: a file or a folder of parquet or JSON files, taken literally, or a name such
+            as "HuggingFaceFW/fineweb-edu".
         split: which part of a data set on the hub; local files are one part, whatever its name.
         column: the column that holds the text.
         config: the subset on the hub, such as "sample-10BT".
@@ -834,24 +976,24 @@ def from_datasets(
     Raises:
         ValueError: a row has no text in that column, or a folder holds no data files.
     """
+    if Path(name_or_path).exists():
+        yield from map(replace_surrogates, _local_texts(Path(name_or_path), column))
+        return
     from datasets import load_dataset  # takes a second or two
 
-    if Path(name_or_path).exists():
-        kind, files = _local_files(Path(name_or_path))
-        rows = load_dataset(kind, data_files={split: files}, split=split, streaming=streaming)
-    else:
-        rows = load_dataset(str(name_or_path), config, split=split, streaming=streaming)
+    rows = load_dataset(str(name_or_path), config, split=split, streaming=streaming)
     for number, row in enumerate(rows):
         if not isinstance(row.get(column), str):
             raise ValueError(
                 f"row {number} has no text in {column!r}; its columns are {sorted(row)}"
             )
-        yield row[column]
+        yield replace_surrogates(row[column])
 
 
 # %% [markdown]
-# The parquet files we wrote are such a data set, and so is a file of JSON lines laid out as
-# FineWeb's rows are, with more columns than we need.
+# The parquet files we wrote are such a data set, and so are JSON lines with more columns than we
+# need. What goes wrong: `datasets` takes a path as a pattern, and `split[12].jsonl` reads its
+# neighbour, without a word. We read local files ourselves.
 
 # %%
 rows = [{"id": i, "text": text, "url": "", "language": "en"} for i, text in enumerate(toy)]
@@ -861,10 +1003,13 @@ assert list(islice(from_datasets(folder / "docs"), 50)) == documents[:50]
 
 # %%
 # NBVAL_CHECK_OUTPUT
-try:
-    next(from_datasets(folder / "web.jsonl", column="txt"))
-except ValueError as error:
-    print(error)
+from datasets import load_dataset
+
+for name in ("split1.jsonl", "split[12].jsonl"):
+    (folder / name).write_text(json.dumps({"text": f"from {name}"}), encoding="utf-8")
+asked = folder / "split[12].jsonl"
+theirs = load_dataset("json", data_files=str(asked), split="train", streaming=True)
+print("a pattern:", next(iter(theirs))["text"], "  a path:", next(from_datasets(asked)))
 
 # %% [markdown]
 # With a network, `from_datasets("HuggingFaceFW/fineweb-edu", config="sample-10BT")` yields the
@@ -902,8 +1047,7 @@ print(
 assert streamed < whole / 3
 
 # %% [markdown]
-# The peak of the stream is its largest row group and does not grow with the corpus. The other cost
-# is time.
+# The peak of the stream is its largest row group and does not grow with the corpus. And time:
 
 # %%
 import time
@@ -914,7 +1058,7 @@ rate = n_bytes / (time.perf_counter() - start)
 print(f"{rate / 1e6:.0f} MB of text a second")
 
 # %% [markdown]
-# Is that fast enough? A laptop trains on some 20,000 tokens a second, of about 4 bytes each: 80 KB
+# A laptop trains on some 20,000 tokens a second, of about 4 bytes each: 80 KB
 # of text, so reading takes a percent or so of the time. The large profile, on one node, reads 11.2
 # billion tokens in about 3.3 hours (the first chapter's estimate):
 

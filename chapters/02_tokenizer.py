@@ -36,6 +36,8 @@ from pathlib import Path
 
 import regex
 
+from nanochat_lib.common import replace_surrogates
+
 # %%
 import random
 import string
@@ -189,6 +191,7 @@ SPLIT_PATTERN = split_pattern()
 #| export
 def split_words(text: str, pattern: str = SPLIT_PATTERN) -> list[str]:
     """Cut text into the words that merges stay inside; text that no match covers is dropped."""
+    text = replace_surrogates(text)
     return [match.group() for match in regex.finditer(pattern, text) if match.group()]
 
 
@@ -967,9 +970,12 @@ def check_messages(conversation: dict) -> list[dict]:
     Raises:
         ValueError: there are no messages, or the roles do not alternate user, assistant, user, ...
     """
-    messages = conversation.get("messages")
-    if not isinstance(messages, list) or not messages:
+    messages = conversation.get("messages") if isinstance(conversation, dict) else conversation
+    if not isinstance(conversation, dict) or not isinstance(messages, list) or not messages:
         raise ValueError(f"a conversation needs a list of messages, got {messages!r:.80}")
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise ValueError(f"message {number} is {message!r:.80}: expected a role and a content")
     offset = 1 if messages[0].get("role") == "system" else 0
     for number, message in enumerate(messages[offset:]):
         expected = "assistant" if number % 2 else "user"
@@ -1071,7 +1077,7 @@ class Tokenizer:
         self,
         ranks: dict[bytes, int],
         pattern: str = SPLIT_PATTERN,
-        special_tokens: Sequence[str] = SPECIAL_TOKENS,
+        special_tokens: Iterable[str] = SPECIAL_TOKENS,
     ) -> None:
         """Wrap trained ranks.
 
@@ -1083,6 +1089,7 @@ class Tokenizer:
         missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
         if missing:
             raise ValueError(f"byte {missing[0]} has no token: text with it could not be encoded")
+        special_tokens = tuple(special_tokens)
         if not special_tokens or len(set(special_tokens)) < len(special_tokens):
             raise ValueError(f"special tokens {special_tokens}: need at least one, each once")
         self.ranks = ranks
@@ -1180,7 +1187,7 @@ class Tokenizer:
 
     def encode(
         self,
-        text: str | list[str],
+        text: str | Iterable[str],
         prepend: int | str | None = None,
         append: int | str | None = None,
     ) -> list[int] | list[list[int]]:
@@ -1195,15 +1202,19 @@ class Tokenizer:
             Ids, or one list of ids for each text.
 
         Raises:
-            ValueError: an unknown id or name, or MAX_SPACE_RUN white-space characters in a row.
+            ValueError: an unknown id or name, a text that is no str, or MAX_SPACE_RUN white-space
+                characters in a row.
         """
         before = [] if prepend is None else [self._one_id(prepend)]
         after = [] if append is None else [self._one_id(append)]
-        for one in [text] if isinstance(text, str) else text:
+        texts = [text] if isinstance(text, str) else list(text)  # a generator is read once
+        for i, one in enumerate(texts):
+            if not isinstance(one, str):
+                raise ValueError(f"text {i} is {one!r:.60}: expected a str")
             _check_space_runs(one)
         if isinstance(text, str):
             return before + self._encoding.encode_ordinary(text) + after
-        return [before + ids + after for ids in self._encoding.encode_ordinary_batch(text)]
+        return [before + ids + after for ids in self._encoding.encode_ordinary_batch(texts)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids to text: special tokens as their names, invalid UTF-8 as U+FFFD."""
@@ -1259,9 +1270,10 @@ class Tokenizer:
         Raises:
             ValueError: a message breaks the form, or no user message is left to answer.
         """
-        messages = list(conversation.get("messages") or [])
-        if messages and messages[-1].get("role") == "assistant":
-            messages.pop()
+        messages = conversation.get("messages") if isinstance(conversation, dict) else conversation
+        last = messages[-1] if isinstance(messages, list) and messages else None
+        if isinstance(last, dict) and last.get("role") == "assistant":
+            messages = messages[:-1]
         ids, _ = self.render_conversation({"messages": messages})
         return [*ids, self.encode_special("<|assistant_start|>")]
 

@@ -49,7 +49,7 @@ class Tokenizer:
     def encode_bytes(self, data: bytes) -> list[int]: ...
     def batch_encode(
         self,
-        texts: list[str],
+        texts: Iterable[str],
         num_threads: int | None = None,
         *,
         allowed_special: Collection[str] | Literal["all"] = (),
@@ -57,7 +57,7 @@ class Tokenizer:
     ) -> list[list[int]]: ...
     def batch_encode_to_numpy(
         self,
-        texts: list[str],
+        texts: Iterable[str],
         num_threads: int | None = None,
         *,
         allowed_special: Collection[str] | Literal["all"] = (),

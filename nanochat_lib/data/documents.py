@@ -3,15 +3,17 @@
 
 import ast
 import hashlib
-import json
+import os
 import sysconfig
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
 
-from nanochat_lib.common import Ranks
-from nanochat_lib.data.parquet import read_row_group, row_groups, write_shard
+from nanochat_lib.common import Ranks, replace_surrogates
+from nanochat_lib.data.files import data_files, json_rows, numbered_json
+from nanochat_lib.data.parquet import is_ours, open_parquet, read_row_group, row_groups, write_shard
 
 __all__ = [
     "Position",
@@ -91,7 +93,7 @@ def drop_duplicates(documents: Iterable[str]) -> Iterator[str]:
     """
     seen = set()
     for text in documents:
-        digest = hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+        digest = hashlib.blake2b(replace_surrogates(text).encode("utf-8"), digest_size=16).digest()
         if digest not in seen:
             seen.add(digest)
             yield text
@@ -100,19 +102,17 @@ def drop_duplicates(documents: Iterable[str]) -> Iterator[str]:
 def read_json_lines(path: Path | str) -> Iterator[dict | list]:
     """Read a file with one JSON value a line, as the Hugging Face hub spells data sets.
 
+    Args:
+        path: taken literally; .gz, .bz2 and .zst are decompressed.
+
     Raises:
-        ValueError: a line is no JSON, with its number.
+        ValueError: a line is no JSON or not UTF-8, with its number.
 
     Source: https://jsonlines.org: the line end is "\\n", not every character Unicode calls a line
         end.
     """
-    with open(path, encoding="utf-8", newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}, line {number} is no JSON: {error}") from error
+    for _, value in numbered_json(path):
+        yield value
 
 
 def read_text_files(paths: Iterable[Path | str]) -> Iterator[str]:
@@ -123,7 +123,7 @@ def read_text_files(paths: Iterable[Path | str]) -> Iterator[str]:
     """
     for path in paths:
         try:
-            yield Path(path).read_bytes().decode("utf-8")
+            yield Path(path).read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{path} is not UTF-8 at byte {error.start}: convert it first"
@@ -138,8 +138,9 @@ def write_shards(
 ) -> list[Path]:
     """Write documents as parquet files shard_00000.parquet, ... with one column, "text".
 
-    Holds one row group in memory at a time. Shards of an earlier corpus in the folder are deleted
-    first.
+    Holds one row group in memory at a time. The new shards replace those of an earlier corpus when
+    all are written, so documents may come from these. A kill during that last step, which only
+    renames, can leave shards of both.
 
     Args:
         documents: any number of texts, in the order to keep.
@@ -151,33 +152,44 @@ def write_shards(
         The shards' paths in order.
 
     Raises:
-        ValueError: there are no documents, or a size is below 1.
+        ValueError: there are no documents, a size is below 1, or the folder holds shards that
+            write_shards did not write. An earlier corpus is then as it was.
     """
     if documents_per_shard < 1 or row_group_size < 1:
         raise ValueError(f"sizes start at 1: got {documents_per_shard} and {row_group_size}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("shard_*.parquet"):
-        old.unlink()
-    documents, shards = iter(documents), []
-    for first in documents:
-        shard = chain([first], islice(documents, documents_per_shard - 1))
-        shards.append(folder / f"shard_{len(shards):05d}.parquet")
-        write_shard(shards[-1], shard, row_group_size)
-    if not shards:
-        raise ValueError(
-            f"no documents to write to {folder}: is the source an iterator already used up?"
-        )
-    return shards
+    old = sorted(folder.glob("shard_*.parquet"))
+    for path in old:
+        if not is_ours(path):
+            raise ValueError(f"{path} was not written by write_shards: choose another folder")
+    with tempfile.TemporaryDirectory(prefix=".new_shards_", dir=folder) as place:
+        documents, names = iter(documents), []
+        for first in documents:
+            shard = chain([first], islice(documents, documents_per_shard - 1))
+            names.append(f"shard_{len(names):05d}.parquet")
+            write_shard(Path(place, names[-1]), shard, row_group_size)
+        if not names:
+            raise ValueError(
+                f"no documents to write to {folder}: is the source an iterator already used up?"
+            )
+        for name in names:
+            os.replace(Path(place, name), folder / name)
+    for path in old:
+        if path.name not in names:
+            path.unlink()
+    return [folder / name for name in names]
 
 
 def list_shards(folder: Path | str) -> list[Path]:
-    """List the finished parquet files of a folder by name.
+    """List the finished parquet files of a folder by name; one that Spark wrote as a folder counts.
 
     Raises:
         ValueError: there are none.
     """
-    shards = sorted(path for path in Path(folder).glob("*.parquet") if path.name[0] != ".")
+    paths = [path for path in Path(folder).glob("*.parquet") if path.name[0] not in "._"]
+    parts = [part for path in paths if path.is_dir() for part in path.glob("[!._]*.parquet")]
+    shards = sorted(path for path in [*paths, *parts] if path.is_file())
     if not shards:
         raise ValueError(f"no parquet files in {folder}: write_shards makes them")
     return shards
@@ -228,16 +240,24 @@ def stream_documents(
     return _stream(shards, start, ranks, loop)
 
 
-def _local_files(folder_or_file: Path) -> tuple[str, list[str]]:
-    """Return the kind of a local data set, parquet or json, and its files in order."""
-    for kind, pattern in (("parquet", "*.parquet"), ("json", "*.json*")):
-        if folder_or_file.is_file():
-            files = [folder_or_file] if folder_or_file.match(pattern) else []
-        else:
-            files = sorted(path for path in folder_or_file.rglob(pattern) if path.name[0] != ".")
-        if files:
-            return kind, [str(path) for path in files]
-    raise ValueError(f"{folder_or_file} holds no parquet and no JSON files")
+def _local_texts(path: Path, column: str) -> Iterator[str]:
+    """Read a column of a file or folder; parquet files where there are any, else JSON."""
+    parquet, lines = data_files(path)
+    if not parquet and not lines:
+        raise ValueError(f"{path} holds no parquet and no JSON files")
+    for file in parquet:
+        for group in range(open_parquet(file).num_row_groups):
+            yield from read_row_group(file, group, column)
+    for file in [] if parquet else lines:
+        for place, row in json_rows(file):
+            if not isinstance(row, dict) or not isinstance(row.get(column), str):
+                shown = (
+                    f"its columns are {sorted(row)}"
+                    if isinstance(row, dict)
+                    else f"it is {row!r:.60}"
+                )
+                raise ValueError(f"{file}, {place} has no text in {column!r}; {shown}")
+            yield row[column]
 
 
 def from_datasets(
@@ -250,8 +270,8 @@ def from_datasets(
     """Read one text column of a Hugging Face data set: local files, or a name on the hub.
 
     Args:
-        name_or_path: a file or a folder of parquet or JSON lines files, or a name such as
-            "HuggingFaceFW/fineweb-edu".
+        name_or_path: a file or a folder of parquet or JSON files, taken literally, or a name such
+            as "HuggingFaceFW/fineweb-edu".
         split: which part of a data set on the hub; local files are one part, whatever its name.
         column: the column that holds the text.
         config: the subset on the hub, such as "sample-10BT".
@@ -260,16 +280,15 @@ def from_datasets(
     Raises:
         ValueError: a row has no text in that column, or a folder holds no data files.
     """
+    if Path(name_or_path).exists():
+        yield from map(replace_surrogates, _local_texts(Path(name_or_path), column))
+        return
     from datasets import load_dataset  # takes a second or two
 
-    if Path(name_or_path).exists():
-        kind, files = _local_files(Path(name_or_path))
-        rows = load_dataset(kind, data_files={split: files}, split=split, streaming=streaming)
-    else:
-        rows = load_dataset(str(name_or_path), config, split=split, streaming=streaming)
+    rows = load_dataset(str(name_or_path), config, split=split, streaming=streaming)
     for number, row in enumerate(rows):
         if not isinstance(row.get(column), str):
             raise ValueError(
                 f"row {number} has no text in {column!r}; its columns are {sorted(row)}"
             )
-        yield row[column]
+        yield replace_surrogates(row[column])

@@ -33,16 +33,26 @@ def split_calculations(answer: str) -> list[dict]:
     return [part for part in parts if part["text"]]
 
 
-FINAL = re.compile(r"####\s*\$?\s*([-+]?(?:\d[\d,]*)?\.?\d+)")
+FINAL = re.compile(
+    r"[\s*]*(?P<mark>[-+$€£\s]{0,4})(?P<number>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
+    r"(?!(?:[^\w\n]|_)*[0-9]|[eExX][-+]?[0-9])"  # the line holds more of a number: 10 000, 1/2, 1e3, 5:30
+)
 
 
 def final_number(text: str) -> Decimal | None:
     """Read the number after the last ####, or None.
 
-    Example: "#### $1,200.50" -> 1200.5; "about 12" -> None.
+    Example: "#### $1,200.50" and "#### -€5 each" -> 1200.50 and -5; "about 12", "#### 1/2" -> None.
+
+    Sign and currency may come in either order; commas part groups of three; words may follow. Where
+    more digits follow without a word between, the number has not ended, and there is none.
     """
-    found = FINAL.findall(text)
-    return Decimal(found[-1].replace(",", "")) if found else None
+    before, marker, after = text.rpartition("####")
+    found = FINAL.match(after.replace("\N{MINUS SIGN}", "-"))
+    if not marker or not found:
+        return None
+    sign = -1 if "-" in found["mark"] else 1
+    return sign * Decimal(found["number"].replace(",", ""))
 
 
 class GSM8K(Task):

@@ -19,16 +19,15 @@ def render_choices(question: str, choices: list[str]) -> str:
 def extract_letter(response: str, letters: list[str]) -> str | None:
     """Read the one letter that a response settles on, or None.
 
-    Example: "B", "(B)." and "iron, so (B)" -> "B"; "Because" and "b" -> None.
+    Example: "B", "(B)." and "Fe(II), so (B)" -> "B"; "Because" and "b" -> None.
 
-    A response that names two different letters in brackets has not settled, and gets None.
+    A response that names two different options in brackets has not settled, and gets None.
     """
     bare = response.strip().rstrip(".").strip("()")
     if bare in letters:
         return bare
-    named = set(re.findall(r"\(([A-Z])\)", response))
-    letter = named.pop() if len(named) == 1 else None
-    return letter if letter in letters else None
+    named = set(re.findall(r"\(([A-Z])\)", response)) & set(letters)
+    return named.pop() if len(named) == 1 else None
 
 
 class MultipleChoice(Task):

@@ -3,6 +3,9 @@
 
 from pathlib import Path
 
+from nanochat_lib.data.files import json_rows
+from nanochat_lib.data.parquet import open_parquet
+
 __all__ = ["load_rows"]
 
 
@@ -18,21 +21,27 @@ def load_rows(
         split: the hub's split; a local file has only one, whatever it is called.
 
     Returns:
-        A `datasets.Dataset`: memory-mapped rows, each a dict.
+        A `datasets.Dataset`: rows, each a dict.
 
     Raises:
-        ValueError: the file is missing, empty or of another kind.
+        ValueError: the file is missing, empty, damaged or of another kind, with its name.
     """
     import datasets  # takes a second to import; most chapters that import tasks never read files
 
     if path is None:
         return datasets.load_dataset(hub_name, subset, split=split)
-    path = Path(path)
-    kind = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}.get(path.suffix)
-    if kind is None or not path.is_file():
+    path = Path(path)  # read literally; load_dataset would take it as a pattern
+    if path.suffix not in (".json", ".jsonl", ".parquet") or not path.is_file():
         raise ValueError(
             f"{path} is not a .json, .jsonl or .parquet file; omit path to use the hub"
         )
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty")
-    return datasets.load_dataset(kind, data_files=str(path), split="train")
+    if path.suffix == ".parquet":
+        return datasets.Dataset(open_parquet(path).read())
+    rows = []
+    for place, row in json_rows(path):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, {place} is no JSON object: {row!r:.60}")
+        rows.append(row)
+    return datasets.Dataset.from_list(rows)

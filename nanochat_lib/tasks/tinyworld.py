@@ -4,6 +4,7 @@
 import random
 import re
 import zlib
+from abc import abstractmethod
 from collections.abc import Iterable
 
 from nanochat_lib.common import local_generator
@@ -84,9 +85,9 @@ class TinyWorldTask(Task):
         name = type(self).__name__
         return self.make(local_generator(name, self.split, self.world.seed, self.seed, number))
 
+    @abstractmethod
     def make(self, rng: random.Random) -> dict:
         """Write one conversation."""
-        raise NotImplementedError(f"{type(self).__name__} must define make")
 
 
 FRAMES = (
@@ -179,7 +180,8 @@ class WordProblems(TinyWorldTask):
     def evaluate(self, conversation: dict, response: str) -> bool:
         """Decide whether the only number said after the tool call is the result."""
         said = response.rpartition("<|output_end|>")[2]
-        return re.findall(r"\d+", said) == [str(conversation["result"])]
+        numbers = re.findall(r"[-\u2212]?[0-9]+(?:[.,:/][0-9]+)*", said)  # whole: 12 is not in 12.5
+        return numbers == [str(conversation["result"])]
 
 
 class Spelling(TinyWorldTask):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import regex
 
+from nanochat_lib.common import replace_surrogates
+
 __all__ = [
     "merge_pair",
     "split_pattern",
@@ -75,6 +77,7 @@ SPLIT_PATTERN = split_pattern()
 
 def split_words(text: str, pattern: str = SPLIT_PATTERN) -> list[str]:
     """Cut text into the words that merges stay inside; text that no match covers is dropped."""
+    text = replace_surrogates(text)
     return [match.group() for match in regex.finditer(pattern, text) if match.group()]
 
 

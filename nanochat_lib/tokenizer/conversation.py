@@ -50,9 +50,12 @@ def check_messages(conversation: dict) -> list[dict]:
     Raises:
         ValueError: there are no messages, or the roles do not alternate user, assistant, user, ...
     """
-    messages = conversation.get("messages")
-    if not isinstance(messages, list) or not messages:
+    messages = conversation.get("messages") if isinstance(conversation, dict) else conversation
+    if not isinstance(conversation, dict) or not isinstance(messages, list) or not messages:
         raise ValueError(f"a conversation needs a list of messages, got {messages!r:.80}")
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise ValueError(f"message {number} is {message!r:.80}: expected a role and a content")
     offset = 1 if messages[0].get("role") == "system" else 0
     for number, message in enumerate(messages[offset:]):
         expected = "assistant" if number % 2 else "user"

@@ -46,7 +46,7 @@ class Tokenizer:
         self,
         ranks: dict[bytes, int],
         pattern: str = SPLIT_PATTERN,
-        special_tokens: Sequence[str] = SPECIAL_TOKENS,
+        special_tokens: Iterable[str] = SPECIAL_TOKENS,
     ) -> None:
         """Wrap trained ranks.
 
@@ -58,6 +58,7 @@ class Tokenizer:
         missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
         if missing:
             raise ValueError(f"byte {missing[0]} has no token: text with it could not be encoded")
+        special_tokens = tuple(special_tokens)
         if not special_tokens or len(set(special_tokens)) < len(special_tokens):
             raise ValueError(f"special tokens {special_tokens}: need at least one, each once")
         self.ranks = ranks
@@ -155,7 +156,7 @@ class Tokenizer:
 
     def encode(
         self,
-        text: str | list[str],
+        text: str | Iterable[str],
         prepend: int | str | None = None,
         append: int | str | None = None,
     ) -> list[int] | list[list[int]]:
@@ -170,15 +171,19 @@ class Tokenizer:
             Ids, or one list of ids for each text.
 
         Raises:
-            ValueError: an unknown id or name, or MAX_SPACE_RUN white-space characters in a row.
+            ValueError: an unknown id or name, a text that is no str, or MAX_SPACE_RUN white-space
+                characters in a row.
         """
         before = [] if prepend is None else [self._one_id(prepend)]
         after = [] if append is None else [self._one_id(append)]
-        for one in [text] if isinstance(text, str) else text:
+        texts = [text] if isinstance(text, str) else list(text)  # a generator is read once
+        for i, one in enumerate(texts):
+            if not isinstance(one, str):
+                raise ValueError(f"text {i} is {one!r:.60}: expected a str")
             _check_space_runs(one)
         if isinstance(text, str):
             return before + self._encoding.encode_ordinary(text) + after
-        return [before + ids + after for ids in self._encoding.encode_ordinary_batch(text)]
+        return [before + ids + after for ids in self._encoding.encode_ordinary_batch(texts)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids to text: special tokens as their names, invalid UTF-8 as U+FFFD."""
@@ -234,9 +239,10 @@ class Tokenizer:
         Raises:
             ValueError: a message breaks the form, or no user message is left to answer.
         """
-        messages = list(conversation.get("messages") or [])
-        if messages and messages[-1].get("role") == "assistant":
-            messages.pop()
+        messages = conversation.get("messages") if isinstance(conversation, dict) else conversation
+        last = messages[-1] if isinstance(messages, list) and messages else None
+        if isinstance(last, dict) and last.get("role") == "assistant":
+            messages = messages[:-1]
         ids, _ = self.render_conversation({"messages": messages})
         return [*ids, self.encode_special("<|assistant_start|>")]
 

@@ -1,6 +1,7 @@
 """Documents: sources, shards, and a stream that resumes with the very next document."""
 
 import ast
+import gzip
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from nanochat_lib.common import Ranks
 from nanochat_lib.data import documents as d
+from nanochat_lib.tasks.rows import load_rows
 
 SAMPLES = os.environ.get("NANOCHAT_TEST_DATA")
 needs_samples = pytest.mark.skipif(not SAMPLES, reason="NANOCHAT_TEST_DATA is not set")
@@ -267,3 +269,179 @@ def test_the_trivia_record_with_a_next_line_character():
     assert len(path.read_text(encoding="utf-8").splitlines()) > len(rows)
     assert sum("\x85" in json.dumps(row, ensure_ascii=False) for row in rows) == 1
     assert len(rows) == path.read_bytes().count(b"\n") == 64
+
+
+def texts_in(folder) -> list[str]:
+    return [text for text, _ in d.stream_documents(d.list_shards(folder), loop=False)]
+
+
+def test_a_corpus_can_be_rewritten_from_its_own_stream(tmp_path):
+    d.write_shards([f"text {i}" for i in range(30)], tmp_path, 7, 3)
+    own = (text.upper() for text, _ in d.stream_documents(d.list_shards(tmp_path), loop=False))
+    shards = d.write_shards(own, tmp_path, 10, 4)
+    assert texts_in(tmp_path) == [f"TEXT {i}" for i in range(30)]
+    assert sorted(tmp_path.iterdir()) == shards and len(shards) == 3  # the old ones are gone
+
+
+def failing():
+    yield "new"
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("documents", [[], failing()])
+def test_an_old_corpus_stays_until_the_new_one_is_whole(tmp_path, documents):
+    d.write_shards(["old one", "old two"], tmp_path, 1)
+    with pytest.raises((ValueError, ZeroDivisionError)):
+        d.write_shards(documents, tmp_path)
+    assert texts_in(tmp_path) == ["old one", "old two"] and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["shard_00000.parquet", "shard_00007.parquet", "shard_x.parquet"])
+@pytest.mark.parametrize("kind", ["parquet", "page", "empty"])
+def test_shards_of_others_are_never_replaced(tmp_path, name, kind):
+    if kind == "parquet":
+        pq.write_table(pa.table({"text": ["theirs"]}), tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(b"<html>" if kind == "page" else b"")
+    (tmp_path / "notes.md").write_text("mine", encoding="utf-8")
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(ValueError, match=f"{name} was not written by write_shards: choose another"):
+        d.write_shards(["new"], tmp_path)
+    assert (tmp_path / name).read_bytes() == before and len(list(tmp_path.iterdir())) == 2
+
+
+ODD = ["split[12].jsonl", "a::b.jsonl", "a*b.jsonl", "{a,b}?.jsonl", "x%20y #1.jsonl", "~.jsonl"]
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("folder", ["plain", "[v2] data", "a::b"])
+def test_a_path_is_read_literally(tmp_path, name, folder):
+    place = tmp_path / folder
+    place.mkdir()
+    for other in ("split1.jsonl", "acb.jsonl", "ax.jsonl", "x y #1.jsonl"):
+        (place / other).write_text('{"text": "a neighbour"}\n', encoding="utf-8")
+    (place / name).write_text('{"text": "asked for"}\n', encoding="utf-8")
+    for streaming in (True, False):
+        assert list(d.from_datasets(place / name, streaming=streaming)) == ["asked for"]
+    assert load_rows(place / name, "hub/name")[0] == {"text": "asked for"}
+    table = place / name.replace("jsonl", "parquet")
+    pq.write_table(pa.table({"text": ["asked for"]}), table)
+    assert list(d.from_datasets(table)) == ["asked for"]
+    assert load_rows(table, "hub/name")[0] == {"text": "asked for"}
+
+
+def test_only_data_is_read_from_a_folder(tmp_path):
+    row = '{"text": "no data"}\n'
+    for name in (
+        ".ipynb_checkpoints/train-checkpoint.jsonl",
+        ".cache/huggingface/download/train.jsonl.metadata",
+        ".cache/huggingface/train.json",
+        "train.jsonl.lock",
+        "train.jsonl.bak",
+        "dataset_infos.json",
+        "sub/dataset_info.json",
+        "sub/state.json",
+        "_temporary/part.json",
+        "_SUCCESS",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(row, encoding="utf-8")
+    (tmp_path / "train.jsonl").write_text('{"text": "data"}\n', encoding="utf-8")
+    assert list(d.from_datasets(tmp_path)) == ["data"]
+
+
+def test_a_parquet_folder_of_spark_is_read_in_its_parent(tmp_path):
+    spark = tmp_path / "corpus.parquet"
+    spark.mkdir()
+    for i in range(2):
+        pq.write_table(pa.table({"text": [f"part {i}"]}), spark / f"part-0000{i}.parquet")
+    (spark / "_SUCCESS").touch()
+    (spark / "_metadata").write_bytes(b"x")
+    assert list(d.from_datasets(tmp_path)) == texts_in(tmp_path) == ["part 0", "part 1"]
+
+
+NO_PARQUET = {
+    "empty": (b"", "it is empty"),
+    "page": (b"\n<!DOCTYPE html><html>", "it is a web page"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+    "text": (b'{"text": "a"}\n', "it starts with"),
+    "cut": (None, "it is cut short"),
+}
+
+
+@pytest.mark.parametrize("case", NO_PARQUET)
+def test_what_is_no_parquet_is_named_with_the_way_out(tmp_path, case):
+    data, words = NO_PARQUET[case]
+    path = d.write_shards(["x" * 1000] * 50, tmp_path)[0]
+    path.write_bytes(path.read_bytes()[:-40] if data is None else data)
+    for read in (
+        lambda: list(d.from_datasets(path)),
+        lambda: next(d.stream_documents([path])),
+        lambda: load_rows(path, "hub/name") if data else list(d.from_datasets(path)),
+    ):
+        with pytest.raises(ValueError, match=rf"{path.name} is no parquet file; .*{words}"):
+            read()
+
+
+COLUMNS = {
+    "null": (pa.array(["a", "b", None]), 2),
+    "bytes": (pa.array([b"a"]), 0),
+    "list": (pa.array([["a"]]), 0),
+    "struct": (pa.array([{"text": "a"}]), 0),
+    "int": (pa.array([1]), 0),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_a_row_without_text_is_named(tmp_path, kind):
+    column, row = COLUMNS[kind]
+    pq.write_table(pa.table({"text": column}), tmp_path / "x.parquet", row_group_size=1)
+    for read in (d.from_datasets(tmp_path), d.stream_documents([tmp_path / "x.parquet"])):
+        with pytest.raises(ValueError, match=f"x.parquet, row {row}: no text in 'text'"):
+            list(islice(read, 5))
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_every_way_to_store_text_is_read(tmp_path, kind):
+    pq.write_table(pa.table({"text": pa.array(["a", "b"]).cast(kind)}), tmp_path / "x.parquet")
+    assert list(d.from_datasets(tmp_path)) == texts_in(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ('{"text": "a"}\n{"text": "caf\xe9"}\n'.encode("latin-1"), "line 2 is not UTF-8.*Latin-1"),
+        ('{"text": "a"}\n'.encode("utf-16"), "line 1 is not UTF-8.*UTF-16"),
+        (b'{"text": "a"}\n{"text": "b', "line 2 is no JSON"),
+        (b'{"text": "a"}\n7\n', "line 2, row 1 has no text in 'text'"),
+        (b'{"text": null}\n', "line 1, row 0 has no text in 'text'"),
+    ],
+)
+def test_a_broken_line_names_file_and_line(tmp_path, data, words):
+    (tmp_path / "x.jsonl").write_bytes(data)
+    with pytest.raises(ValueError, match=f"x.jsonl, {words}"):
+        list(d.from_datasets(tmp_path / "x.jsonl"))
+
+
+def test_marks_line_ends_lists_and_compression_are_accepted(tmp_path):
+    (tmp_path / "bom.jsonl").write_bytes(
+        b'\xef\xbb\xbf{"text": "a"}\r\n{"text": "b\xe2\x80\xa8c"}\r\n'
+    )
+    assert list(d.from_datasets(tmp_path / "bom.jsonl")) == ["a", "b\u2028c"]
+    (tmp_path / "list.json").write_text('[{"text": "a"},\n {"text": "b"}]', encoding="utf-8")
+    assert list(d.from_datasets(tmp_path / "list.json")) == ["a", "b"]
+    with gzip.open(tmp_path / "z.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write('{"text": "a"}\n')
+    assert list(d.from_datasets(tmp_path / "z.jsonl.gz")) == ["a"]
+    (tmp_path / "bom.txt").write_bytes(b"\xef\xbb\xbfa")
+    assert list(d.read_text_files([tmp_path / "bom.txt"])) == ["a"]
+
+
+def test_half_a_character_becomes_the_replacement_character_everywhere(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": "cut \\ud83d"}\n', encoding="utf-8")
+    assert list(d.from_datasets(tmp_path / "x.jsonl")) == ["cut \ufffd"]
+    d.write_shards(["cut \ud83d", "\ud83d\ude00"], tmp_path / "s")
+    assert texts_in(tmp_path / "s") == ["cut \ufffd", "\N{GRINNING FACE}"]
+    assert list(d.drop_duplicates(["cut \ud83d", "b", "cut \ud83d"])) == ["cut \ud83d", "b"]

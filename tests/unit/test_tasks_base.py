@@ -1,6 +1,7 @@
 """Conversations are checked, tasks are sliced, and mixtures keep their promises."""
 
 from collections import Counter
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from nanochat_lib.tasks.base import (
     share_out,
     validate_conversation,
 )
+from nanochat_lib.tasks.gsm8k import final_number
 from nanochat_lib.tasks.multiple_choice import extract_letter, render_choices
 
 
@@ -220,3 +222,54 @@ def test_one_letter_is_read_or_none(response, letter):
 
 def test_choices_carry_their_letter_behind_them():
     assert render_choices("Q?", ["x", "y"]).split("\n")[1:3] == ["- x (A)", "- y (B)"]
+
+
+NUMBERS = {
+    "#### 10 000": None,
+    "#### 1/2": None,
+    "#### 1e3": None,
+    "#### 5:30": None,
+    "#### 9{,}500": None,
+    "#### 1,2": None,
+    "#### 1,23,456": None,
+    "#### 5 - 3": None,
+    "#### 3x4": None,
+    "#### 10_000": None,
+    "#### 1.2.3": None,
+    "#### none": None,
+    "18": None,
+    "#### -$5": -5,
+    "#### $-5": -5,
+    "#### \u22125": -5,
+    "#### - $5": -5,
+    "#### \u20ac5": 5,
+    "####5": 5,
+    "#### **18**": 18,
+    "#### 5 dollars": 5,
+    "#### 5% of 20": 5,
+    "#### 1,200.": 1200,
+    "#### 1,200.50": Decimal("1200.5"),
+    "#### .5": Decimal("0.5"),
+    "#### +7": 7,
+    "#### 3\n#### 4": 4,
+    "#### 71\n72": 71,
+}
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_a_number_ends_where_a_number_ends(text):
+    assert final_number(text) == NUMBERS[text]
+
+
+@pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        ("Copper(I) oxide is red, so (B)", "B"),
+        ("(Z) is no option, (A) is", "A"),
+        ("Vitamin (K) and (E): (D)", "D"),
+        ("(A) is wrong, so (B)", None),
+        ("It is (I)", None),
+    ],
+)
+def test_only_letters_that_are_options_count(response, letter):
+    assert extract_letter(response, ["A", "B", "C", "D"]) == letter

@@ -12,7 +12,14 @@ from nanochat_lib.data.tinyworld import WORDS, World, is_heldout, local_generato
 from nanochat_lib.tasks.base import content_text, validate_conversation
 from nanochat_lib.tasks.contamination import contamination, training_texts
 from nanochat_lib.tasks.practice import CHAT_SHARES, chat_mixture
-from nanochat_lib.tasks.tinyworld import Facts, Identity, Spelling, heldout_tasks
+from nanochat_lib.tasks.tinyworld import (
+    Facts,
+    Identity,
+    Spelling,
+    TinyWorldTask,
+    WordProblems,
+    heldout_tasks,
+)
 
 WORLD = World(seed=0)
 CHAT = chat_mixture(WORLD, 4_000)
@@ -192,3 +199,22 @@ def test_bad_arguments_name_the_value():
         list(curriculum(WORLD, -1, 5))
     with pytest.raises(IndexError):
         Spelling(WORLD, "train", 5)[5]
+
+
+@pytest.mark.parametrize(
+    "said", ["12.5", "-12", "\u221212", "1,212", "12/3", "3:12", "12 or 13", ""]
+)
+def test_a_result_inside_a_larger_number_is_wrong(said):
+    task = WordProblems(World(), "test", 3)
+    conversation = {"result": 12}
+    assert not task.evaluate(conversation, f"<|output_end|>Mia has {said} pears.")
+    assert task.evaluate(conversation, "<|output_end|>Mia has 12 pears.")
+    assert task.evaluate(conversation, "<|output_end|>It is 12.")
+
+
+def test_a_task_that_makes_nothing_cannot_be_built():
+    class Nothing(TinyWorldTask):
+        pass
+
+    with pytest.raises(TypeError, match="abstract"):
+        Nothing(World())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import types
 import warnings
@@ -344,3 +345,40 @@ def test_real_conversations_render():
         assert spoken == "".join(f"{answer}<|assistant_end|>" for answer in answers)
         n_system += talk["messages"][0]["role"] == "system"
     assert len(talks) == 64 and n_system > 0
+
+
+def test_an_iterator_of_texts_is_not_used_up_by_its_check():
+    texts = ["one", "two three"]
+    expected = TOKENIZER.encode(texts)
+    assert len(expected) == 2
+    assert TOKENIZER.encode(text for text in texts) == expected
+    assert TOKENIZER.encode(tuple(texts)) == TOKENIZER.encode(iter(texts)) == expected
+    names = ("<|bos|>", "<|x|>")
+    assert Tokenizer(TOKENIZER.ranks, special_tokens=(n for n in names)).special_ids.keys() == {
+        *names
+    }
+    assert TOKENIZER.decode(i for i in expected[0]) == "one"
+
+
+@pytest.mark.parametrize("texts", [["a", None], ["a", 3], ("a", b"b")])
+def test_a_text_that_is_no_str_is_named(texts):
+    with pytest.raises(ValueError, match="text 1 is .*: expected a str"):
+        TOKENIZER.encode(texts)
+
+
+def test_what_is_no_conversation_is_said_in_a_line():
+    """In a process without run-time type checks, as users have it."""
+    program = """
+from nanochat_lib.tokenizer.tokenizer import Tokenizer
+tokenizer = Tokenizer({bytes([byte]): byte for byte in range(256)})
+for wrong in (None, [], "hi", 3, {}, {"messages": None}, {"messages": [None]}, {"messages": ["a"]}):
+    for render in (tokenizer.render_conversation, tokenizer.render_for_completion):
+        try:
+            render(wrong)
+        except ValueError as error:
+            print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 16, done.stderr
+    assert all("needs a list of messages" in line or "message 0 is" in line for line in lines)

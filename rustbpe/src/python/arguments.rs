@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyUnicodeEncodeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyList, PyString};
 
 use crate::encode::SpecialRule;
 use crate::{Error, Model};
@@ -42,6 +42,17 @@ pub fn thread_count(num_threads: Option<Number>) -> PyResult<usize> {
 pub fn wrong_item(what: &str, index: usize, item: Bound<'_, PyAny>) -> PyErr {
     let kind = item.get_type().name().map_or_else(|_| "something else".into(), |n| n.to_string());
     PyTypeError::new_err(format!("item {index} of {what} is {kind}, expected str"))
+}
+
+/// Texts as a list: any iterable of str will do, but not one str.
+pub fn text_list<'py>(texts: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+    if let Ok(list) = texts.cast::<PyList>() {
+        return Ok(list.clone());
+    }
+    if texts.is_instance_of::<PyString>() {
+        return Err(PyTypeError::new_err("texts is one str: pass a list of texts, such as [text]"));
+    }
+    PyList::new(texts.py(), texts.try_iter()?.collect::<PyResult<Vec<_>>>()?)
 }
 
 /// The documents of an iterable, one by one.

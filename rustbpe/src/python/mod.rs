@@ -11,10 +11,10 @@ use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyInt, PyList, PyString};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyInt, PyList, PyString, PyTuple};
 
 use self::arguments::{
-    Number, documents, special_rule, thread_count, without_surrogates, wrong_item,
+    Number, documents, special_rule, text_list, thread_count, without_surrogates, wrong_item,
 };
 use self::watch::{Progress, Watched, count_words, supervise};
 use crate::batch::encode_batch;
@@ -325,7 +325,7 @@ impl Tokenizer {
     /// Encode many texts on threads; the special arguments as in `encode`.
     ///
     /// Args:
-    ///     texts: a list of str.
+    ///     texts: a list, or any other iterable, of str.
     ///     num_threads: None for one a core.
     #[pyo3(
         signature = (texts, num_threads=None, *, allowed_special=None, disallowed_special=None),
@@ -334,7 +334,7 @@ impl Tokenizer {
     fn batch_encode(
         &self,
         py: Python<'_>,
-        texts: &Bound<'_, PyList>,
+        texts: &Bound<'_, PyAny>,
         num_threads: Option<Number>,
         allowed_special: Option<Bound<'_, PyAny>>,
         disallowed_special: Option<Bound<'_, PyAny>>,
@@ -342,7 +342,7 @@ impl Tokenizer {
         let serving = self.serving();
         let rule = special_rule(&serving.model, allowed_special, disallowed_special)?;
         let wrap = |py: Python<'_>, ids: &[Id]| Ok(serving.list(py, ids)?.unbind());
-        serving.encode_batch(py, texts, &rule, num_threads, wrap)
+        serving.encode_batch(py, &text_list(texts)?, &rule, num_threads, wrap)
     }
 
     /// Encode many texts on threads, each into a numpy array of uint32; arguments as in `batch_encode`.
@@ -353,14 +353,14 @@ impl Tokenizer {
     fn batch_encode_to_numpy(
         &self,
         py: Python<'_>,
-        texts: &Bound<'_, PyList>,
+        texts: &Bound<'_, PyAny>,
         num_threads: Option<Number>,
         allowed_special: Option<Bound<'_, PyAny>>,
         disallowed_special: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Vec<Py<PyAny>>> {
         let serving = self.serving();
         let rule = special_rule(&serving.model, allowed_special, disallowed_special)?;
-        serving.encode_batch(py, texts, &rule, num_threads, numpy_array)
+        serving.encode_batch(py, &text_list(texts)?, &rule, num_threads, numpy_array)
     }
 
     /// Encode bytes: valid UTF-8 as text, and each stretch of other bytes as a word of its own. Special
@@ -405,6 +405,31 @@ impl Tokenizer {
     fn load(path: PathBuf) -> PyResult<Self> {
         let (splitter, vocabulary) = store::load(&path)??;
         Ok(Self::with_model(splitter, vocabulary))
+    }
+
+    /// What pickle, copy and the fingerprints of `datasets` need: a new tokenizer, and all that it becomes.
+    fn __reduce__<'py>(
+        slf: &Bound<'py, Self>,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>, Bound<'py, PyTuple>)> {
+        let (py, this) = (slf.py(), slf.get());
+        let ranks = this.get_mergeable_ranks(py).into_pyobject(py)?;
+        let pattern = slf.call_method0("get_pattern")?;
+        let state = [ranks.into_any(), pattern, this.special_tokens(py)?.into_any()];
+        Ok((slf.get_type().into_any(), PyTuple::empty(py), PyTuple::new(py, state)?))
+    }
+
+    fn __setstate__(
+        &self,
+        py: Python<'_>,
+        state: (Bound<'_, PyAny>, String, Bound<'_, PyDict>),
+    ) -> PyResult<()> {
+        let (ranks, pattern, specials) = state;
+        let mut made = Self::from_mergeable_ranks(py, &ranks, Some(&pattern))?;
+        if !specials.is_empty() {
+            made = made.with_special_tokens(&specials)?;
+        }
+        *self.serving.write().expect("nobody panics while writing") = made.serving();
+        Ok(())
     }
 
     fn __repr__(&self) -> String {

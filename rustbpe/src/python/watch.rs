@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, bo
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use super::arguments::without_surrogates;
 use crate::Error;
 use crate::count::{LocalCounter, WordCounts};
 use crate::split::Splitter;
@@ -144,7 +145,10 @@ pub fn count_words<'py>(
                 let text = if document.call_method0("isascii")?.is_truthy()? {
                     document.to_str()?
                 } else {
-                    utf8 = document.encode_utf8()?;
+                    utf8 = match document.encode_utf8() {
+                        Ok(utf8) => utf8,
+                        Err(_) => without_surrogates(document.clone())?.encode_utf8()?,
+                    };
                     std::str::from_utf8(utf8.as_bytes()).expect("it was just encoded")
                 };
                 for piece in splitter.pieces(text, BATCH_BYTES) {
