@@ -263,7 +263,7 @@ def read_manifest(root: Path) -> Manifest:
         place = re.search(r"line (\d+)", str(error))
         line = int(place[1]) if place else 1
         raise CourseError(Problem("course.toml", line, str(error), "mend the TOML")) from None
-    lines = text.splitlines()
+    lines = text.split("\n")
     chapters_at = next((n for n, x in enumerate(lines, 1) if x.startswith("chapters")), 1)
     exercises_at = [n for n, x in enumerate(lines, 1) if x.strip() == "[[exercise]]"]
     return Manifest(
@@ -329,6 +329,12 @@ DIRECTIVES = {  # name: the fewest and the most words that may follow it
 
 # %%
 #| export
+def lines_of(text: str) -> list[str]:
+    """Cut a source into lines where Python ends them, which a form feed or U+2028 does not."""
+    lines = re.split(r"\r\n|\r|\n", text)
+    return lines if lines[-1] else lines[:-1]
+
+
 @dataclass(frozen=True)
 class Directive:
     """Hold one `#| name argument` line."""
@@ -358,7 +364,7 @@ class Cell:
     @property
     def code(self) -> str:
         """The source without directives and nbval marks; line numbers stay as they are."""
-        lines = self.source.splitlines()
+        lines = lines_of(self.source)
         return "\n".join("" if re.match(r"#\||# NBVAL_", line) else line for line in lines)
 
 
@@ -395,7 +401,7 @@ def _directive(path: str, number: int, line: str) -> Directive:
 
 def _directives(path: str, source: str, first: int) -> tuple[Directive, ...]:
     found, in_code = [], False
-    for number, line in enumerate(source.splitlines(), first):
+    for number, line in enumerate(lines_of(source), first):
         if line.startswith("#|"):
             if in_code:
                 way_out = "directives come first in their cell"
@@ -442,12 +448,16 @@ def read_cells(text: str, path: str) -> list[Cell]:
     Raises:
         CourseError: a line outside every cell, markdown that is no comment, or a bad directive.
     """
-    lines = text.splitlines()
+    lines = lines_of(text)
+    for number, line in enumerate(lines, 1):
+        if re.match(r"#\s*%%", line) and not line.startswith("# %%"):
+            way_out = "write `# %%` at the start of the line"
+            raise CourseError(Problem(path, number, f"cell marker {line!r}", way_out))
     marks = [number for number, line in enumerate(lines) if line.startswith("# %%")]
     top = lines[: marks[0]] if marks else lines
     while top and not top[-1]:
         top.pop()
-    for number, (line, expected) in enumerate(zip_longest(top, HEADER.splitlines()), 1):
+    for number, (line, expected) in enumerate(zip_longest(top, lines_of(HEADER)), 1):
         if top and line != expected:
             way_out = f"write {expected!r} there" if expected else "begin a cell above it: `# %%`"
             raise CourseError(Problem(path, number, f"the header differs: {line!r}", way_out))
@@ -629,7 +639,7 @@ assert module_purposes(cells) == {"numbers": "Doubling: one number becomes two."
 #| export
 def split_imports(code: str) -> tuple[list[str], str]:
     """Part the top-level imports of a cell, with the comments right above them, from the rest."""
-    lines = code.splitlines()
+    lines = lines_of(code)
     imports, taken = [], set()
     for node in ast.parse(code).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -1336,7 +1346,7 @@ def run_notebook(
     notebook = nbformat.from_dict(make_notebook(cells))
     for made in notebook.cells:
         made.source = "".join(made.source)
-        if "# NBVAL_SKIP" in made.source.splitlines():
+        if "# NBVAL_SKIP" in lines_of(made.source):
             made.metadata["tags"] = ["skip-execution"]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder).resolve()
@@ -1389,6 +1399,7 @@ with tempfile.TemporaryDirectory() as folder:
 # %%
 #| export
 import ast
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -1400,7 +1411,7 @@ BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 #| export
 def _strip_cell(path: str, slug: str, cell: Cell) -> str:
     names = [d.argument for d in cell.directives if d.name == "exercise"]
-    lines = cell.source.splitlines()
+    lines = lines_of(cell.source)
     marks = [(n, line.strip()) for n, line in enumerate(lines) if line.strip() in (BEGIN, END)]
     if not names and not marks:
         return cell.source
@@ -1436,11 +1447,11 @@ def strip_solutions(path: str, slug: str, text: str) -> str:
     Raises:
         CourseError: the marks do not pair up, or enclose no function of the exercise's name.
     """
-    lines = text.splitlines()
+    lines = lines_of(text)
     for cell in reversed(read_cells(text, path)):  # from the end: earlier line numbers stay true
         if cell.kind == "code":
-            end = cell.line - 1 + len(cell.source.splitlines())
-            lines[cell.line - 1 : end] = _strip_cell(path, slug, cell).splitlines()
+            end = cell.line - 1 + len(lines_of(cell.source))
+            lines[cell.line - 1 : end] = lines_of(_strip_cell(path, slug, cell))
     return "\n".join(lines) + "\n"
 
 
@@ -1469,6 +1480,33 @@ print(strip_solutions("solutions/small.py", "small", solution))
 
 # %%
 #| export
+def learner_cells(path: Path) -> list[Cell]:
+    """Read the code cells of a file as editors save it: any header, markers with titles and tags.
+
+    Args:
+        path: a percent script or a notebook.
+
+    Raises:
+        ValueError: the file is not UTF-8, with its name.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
+    if path.suffix == ".ipynb":
+        codes = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        sources = ["".join(cell["source"]) for cell in codes]
+        return [_cell(str(path), "code", lines_of(source), 1) for source in sources]
+    lines = lines_of(text)
+    marks = [n for n, line in enumerate(lines) if re.match(r"#[ \t]*%%", line)]
+    cells = []
+    for begin, end in zip([-1, *marks], [*marks, len(lines)]):
+        prose = begin >= 0 and re.search(r"\[(markdown|md|raw)\]", lines[begin])
+        if not prose:
+            cells.append(_cell(str(path), "code", lines[begin + 1 : end], begin + 2))
+    return cells
+
+
 def load_exercise(path: Path, extra: str = "") -> ModuleType:
     """Load the set-up and the functions of an exercise file, without running its visible checks.
 
@@ -1481,11 +1519,7 @@ def load_exercise(path: Path, extra: str = "") -> ModuleType:
     """
     module = ModuleType(path.stem)
     module.__file__ = str(path)
-    cells = [
-        cell
-        for cell in read_cells(path.read_text(encoding="utf-8"), str(path))
-        if cell.kind == "code"
-    ]
+    cells = learner_cells(path)
     first = next((n for n, cell in enumerate(cells) if cell.has("exercise")), len(cells))
     for number, cell in enumerate(cells):
         if number < first or cell.has("exercise"):
@@ -2347,7 +2381,7 @@ def cells_gate(root: Path, plan: Plan) -> list[Problem]:
                     Problem(source.path, cell.line, "a figure without alt text", way_out)
                 )
             comments = re.findall(r"^# (?!NBVAL)(.*)$", cell.source, re.MULTILINE)
-            skipped = "# NBVAL_SKIP" in cell.source.splitlines()
+            skipped = "# NBVAL_SKIP" in lines_of(cell.source)
             if skipped and not re.search(r"\b(GPU|CUDA|network)\b", " ".join(comments)):
                 what, way_out = "NBVAL_SKIP without a reason", "say which GPU or network it needs"
                 problems.append(Problem(source.path, cell.line, what, way_out))
@@ -2397,7 +2431,7 @@ from pathlib import Path
 #| export
 def solution_lines(cell: Cell) -> list[str]:
     """Return the telling lines between the solution marks: 25 characters or more, no comments."""
-    lines = [line.strip() for line in cell.source.splitlines()]
+    lines = [line.strip() for line in lines_of(cell.source)]
     if BEGIN not in lines or END not in lines:
         return []
     answer = lines[lines.index(BEGIN) + 1 : lines.index(END)]
@@ -2620,7 +2654,7 @@ def rendered(cells: list[Cell], outputs: list[list[dict]] | None) -> Iterator[ob
 #| export
 def module_title(cells: list[Cell]) -> str:
     """Return a chapter's title: its first heading."""
-    lines = [line for cell in cells if cell.kind == "markdown" for line in cell.source.splitlines()]
+    lines = [line for cell in cells if cell.kind == "markdown" for line in lines_of(cell.source)]
     return next((line[2:].strip() for line in lines if line.startswith("# ")), "not written yet")
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "HEADER",
     "MARKER",
     "DIRECTIVES",
+    "lines_of",
     "Directive",
     "Cell",
     "read_cells",
@@ -36,6 +37,12 @@ DIRECTIVES = {  # name: the fewest and the most words that may follow it
     "exercise": (1, 1),
     "hide": (0, 0),
 }
+
+
+def lines_of(text: str) -> list[str]:
+    """Cut a source into lines where Python ends them, which a form feed or U+2028 does not."""
+    lines = re.split(r"\r\n|\r|\n", text)
+    return lines if lines[-1] else lines[:-1]
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Cell:
     @property
     def code(self) -> str:
         """The source without directives and nbval marks; line numbers stay as they are."""
-        lines = self.source.splitlines()
+        lines = lines_of(self.source)
         return "\n".join("" if re.match(r"#\||# NBVAL_", line) else line for line in lines)
 
 
@@ -94,7 +101,7 @@ def _directive(path: str, number: int, line: str) -> Directive:
 
 def _directives(path: str, source: str, first: int) -> tuple[Directive, ...]:
     found, in_code = [], False
-    for number, line in enumerate(source.splitlines(), first):
+    for number, line in enumerate(lines_of(source), first):
         if line.startswith("#|"):
             if in_code:
                 way_out = "directives come first in their cell"
@@ -137,12 +144,16 @@ def read_cells(text: str, path: str) -> list[Cell]:
     Raises:
         CourseError: a line outside every cell, markdown that is no comment, or a bad directive.
     """
-    lines = text.splitlines()
+    lines = lines_of(text)
+    for number, line in enumerate(lines, 1):
+        if re.match(r"#\s*%%", line) and not line.startswith("# %%"):
+            way_out = "write `# %%` at the start of the line"
+            raise CourseError(Problem(path, number, f"cell marker {line!r}", way_out))
     marks = [number for number, line in enumerate(lines) if line.startswith("# %%")]
     top = lines[: marks[0]] if marks else lines
     while top and not top[-1]:
         top.pop()
-    for number, (line, expected) in enumerate(zip_longest(top, HEADER.splitlines()), 1):
+    for number, (line, expected) in enumerate(zip_longest(top, lines_of(HEADER)), 1):
         if top and line != expected:
             way_out = f"write {expected!r} there" if expected else "begin a cell above it: `# %%`"
             raise CourseError(Problem(path, number, f"the header differs: {line!r}", way_out))

@@ -4,7 +4,7 @@
 import ast
 from pathlib import Path
 
-from nanochat_lib.course.cells import Cell
+from nanochat_lib.course.cells import Cell, lines_of
 from nanochat_lib.course.exercises import BEGIN, END
 from nanochat_lib.course.manifest import Exercise, Problem
 from nanochat_lib.course.planner import Plan, Source
@@ -14,7 +14,7 @@ __all__ = ["solution_lines", "exercises_gate"]
 
 def solution_lines(cell: Cell) -> list[str]:
     """Return the telling lines between the solution marks: 25 characters or more, no comments."""
-    lines = [line.strip() for line in cell.source.splitlines()]
+    lines = [line.strip() for line in lines_of(cell.source)]
     if BEGIN not in lines or END not in lines:
         return []
     answer = lines[lines.index(BEGIN) + 1 : lines.index(END)]

@@ -2,20 +2,22 @@
 """Exercises are solutions with the answers taken out; graders load them by path."""
 
 import ast
+import json
+import re
 from pathlib import Path
 from types import ModuleType
 
-from nanochat_lib.course.cells import Cell, parse_cell, read_cells
+from nanochat_lib.course.cells import Cell, _cell, lines_of, parse_cell, read_cells
 from nanochat_lib.course.manifest import CourseError, Problem
 
-__all__ = ["BEGIN", "END", "strip_solutions", "load_exercise"]
+__all__ = ["BEGIN", "END", "strip_solutions", "learner_cells", "load_exercise"]
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 
 
 def _strip_cell(path: str, slug: str, cell: Cell) -> str:
     names = [d.argument for d in cell.directives if d.name == "exercise"]
-    lines = cell.source.splitlines()
+    lines = lines_of(cell.source)
     marks = [(n, line.strip()) for n, line in enumerate(lines) if line.strip() in (BEGIN, END)]
     if not names and not marks:
         return cell.source
@@ -49,12 +51,39 @@ def strip_solutions(path: str, slug: str, text: str) -> str:
     Raises:
         CourseError: the marks do not pair up, or enclose no function of the exercise's name.
     """
-    lines = text.splitlines()
+    lines = lines_of(text)
     for cell in reversed(read_cells(text, path)):  # from the end: earlier line numbers stay true
         if cell.kind == "code":
-            end = cell.line - 1 + len(cell.source.splitlines())
-            lines[cell.line - 1 : end] = _strip_cell(path, slug, cell).splitlines()
+            end = cell.line - 1 + len(lines_of(cell.source))
+            lines[cell.line - 1 : end] = lines_of(_strip_cell(path, slug, cell))
     return "\n".join(lines) + "\n"
+
+
+def learner_cells(path: Path) -> list[Cell]:
+    """Read the code cells of a file as editors save it: any header, markers with titles and tags.
+
+    Args:
+        path: a percent script or a notebook.
+
+    Raises:
+        ValueError: the file is not UTF-8, with its name.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
+    if path.suffix == ".ipynb":
+        codes = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        sources = ["".join(cell["source"]) for cell in codes]
+        return [_cell(str(path), "code", lines_of(source), 1) for source in sources]
+    lines = lines_of(text)
+    marks = [n for n, line in enumerate(lines) if re.match(r"#[ \t]*%%", line)]
+    cells = []
+    for begin, end in zip([-1, *marks], [*marks, len(lines)]):
+        prose = begin >= 0 and re.search(r"\[(markdown|md|raw)\]", lines[begin])
+        if not prose:
+            cells.append(_cell(str(path), "code", lines[begin + 1 : end], begin + 2))
+    return cells
 
 
 def load_exercise(path: Path, extra: str = "") -> ModuleType:
@@ -69,11 +98,7 @@ def load_exercise(path: Path, extra: str = "") -> ModuleType:
     """
     module = ModuleType(path.stem)
     module.__file__ = str(path)
-    cells = [
-        cell
-        for cell in read_cells(path.read_text(encoding="utf-8"), str(path))
-        if cell.kind == "code"
-    ]
+    cells = learner_cells(path)
     first = next((n for n, cell in enumerate(cells) if cell.has("exercise")), len(cells))
     for number, cell in enumerate(cells):
         if number < first or cell.has("exercise"):

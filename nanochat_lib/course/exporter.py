@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from nanochat_lib.course.cells import Cell, parse_cell
+from nanochat_lib.course.cells import Cell, lines_of, parse_cell
 from nanochat_lib.course.manifest import CourseError, Problem
 
 __all__ = [
@@ -84,7 +84,7 @@ def module_purposes(cells: list[Cell]) -> dict[str, str]:
 
 def split_imports(code: str) -> tuple[list[str], str]:
     """Part the top-level imports of a cell, with the comments right above them, from the rest."""
-    lines = code.splitlines()
+    lines = lines_of(code)
     imports, taken = [], set()
     for node in ast.parse(code).body:
         if isinstance(node, ast.Import | ast.ImportFrom):

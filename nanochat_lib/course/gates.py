@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanochat_lib.course.builder import stray_files
-from nanochat_lib.course.cells import parse_cell
+from nanochat_lib.course.cells import lines_of, parse_cell
 from nanochat_lib.course.docs import MOST_MODULE_LINES, cell_faults
 from nanochat_lib.course.exporter import place_exports
 from nanochat_lib.course.manifest import Problem
@@ -164,7 +164,7 @@ def cells_gate(root: Path, plan: Plan) -> list[Problem]:
                     Problem(source.path, cell.line, "a figure without alt text", way_out)
                 )
             comments = re.findall(r"^# (?!NBVAL)(.*)$", cell.source, re.MULTILINE)
-            skipped = "# NBVAL_SKIP" in cell.source.splitlines()
+            skipped = "# NBVAL_SKIP" in lines_of(cell.source)
             if skipped and not re.search(r"\b(GPU|CUDA|network)\b", " ".join(comments)):
                 what, way_out = "NBVAL_SKIP without a reason", "say which GPU or network it needs"
                 problems.append(Problem(source.path, cell.line, what, way_out))

@@ -141,7 +141,7 @@ def read_manifest(root: Path) -> Manifest:
         place = re.search(r"line (\d+)", str(error))
         line = int(place[1]) if place else 1
         raise CourseError(Problem("course.toml", line, str(error), "mend the TOML")) from None
-    lines = text.splitlines()
+    lines = text.split("\n")
     chapters_at = next((n for n, x in enumerate(lines, 1) if x.startswith("chapters")), 1)
     exercises_at = [n for n, x in enumerate(lines, 1) if x.strip() == "[[exercise]]"]
     return Manifest(

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 
-from nanochat_lib.course.cells import Cell
+from nanochat_lib.course.cells import Cell, lines_of
 
 __all__ = ["rendered", "module_title", "advice"]
 
@@ -44,7 +44,7 @@ def rendered(cells: list[Cell], outputs: list[list[dict]] | None) -> Iterator[ob
 
 def module_title(cells: list[Cell]) -> str:
     """Return a chapter's title: its first heading."""
-    lines = [line for cell in cells if cell.kind == "markdown" for line in cell.source.splitlines()]
+    lines = [line for cell in cells if cell.kind == "markdown" for line in lines_of(cell.source)]
     return next((line[2:].strip() for line in lines if line.startswith("# ")), "not written yet")
 
 

@@ -185,11 +185,11 @@ class Tokenizer:
             return before + self._encoding.encode_ordinary(text) + after
         return [before + ids + after for ids in self._encoding.encode_ordinary_batch(texts)]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """Decode ids to text: special tokens as their names, invalid UTF-8 as U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
-    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Decode ids to bytes, which may begin or end inside a character.
 
         Raises:
