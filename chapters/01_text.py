@@ -1038,7 +1038,6 @@ def peak_bytes(read: object) -> int:
     return peak
 
 
-# %%
 whole = peak_bytes(lambda: [text for text, _ in stream_documents(shards, loop=False)])
 streamed = peak_bytes(lambda: [None for _ in stream_documents(shards, loop=False)])
 print(

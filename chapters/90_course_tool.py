@@ -1780,9 +1780,8 @@ def fresh_outputs(notebook: dict | None, stamp: str) -> list[list[dict]] | None:
 
 
 # %% [markdown]
-# A build replaces and removes files, so it must know whose they are. Folder and name prove nothing: a reader solves
-# `exercises/x.py`, or saves a notebook after playing with it. The proof is a record, `generated.json`, of the hash of
-# each file that a build wrote. What still has its hash may go; everything else is somebody's work, and stays.
+# Whose is a file? Folder and name prove nothing: a reader solves `exercises/x.py`, or saves a notebook. The proof is a
+# record, `generated.json`, of the hash of each file that a build wrote. Whatever has another hash is somebody's, and stays.
 
 # %%
 #| default_exp course.ownership
@@ -1957,8 +1956,8 @@ def stray_files(root: Path, plan: Plan) -> list[str]:
 
 
 # %% [markdown]
-# A file of ours that follows from no source any more is an orphan: the module of a chapter that was renamed, say. It
-# would still import, and hide the mistake for months. A build removes it, if nobody touched it.
+# A file of ours without a source is an orphan: the module of a renamed chapter, say. It would still import, and hide the
+# mistake for months.
 
 
 # %%
@@ -1987,8 +1986,6 @@ def _remove_orphans(
     return removed
 
 
-# %%
-#| export
 def build(
     root: Path,
     slugs: list[str],
@@ -2049,6 +2046,7 @@ def build(
 
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def pretend(path: str, cells: list[Cell], library: Path) -> list[list[dict]]:
     shown = [stream("4\n")]
     return [
@@ -2061,17 +2059,13 @@ toy = Path(tempfile.mkdtemp())
 (toy / "course.toml").write_text('title = "toy"\nchapters = ["00_small"]\n', encoding="utf-8")
 (toy / "chapters/00_small.py").write_text(HEADER + "\n" + small, encoding="utf-8")
 assert read_manifest(toy).chapters == (Chapter("00_small"),)
-
-# %%
-# NBVAL_CHECK_OUTPUT
 build(toy, [], run=pretend)
 print("again:", build(toy, [], run=pretend))
 
 
 # %% [markdown]
-# Three files, and the second time none. A process that is killed between two writes leaves whole files, and the next
-# build finds the rest still different from the plan. A test kills it after every single write and compares the end with
-# an undisturbed build, byte by byte.
+# Three files, and the second time none. A test kills the process after every single write, builds again and compares the
+# end with an undisturbed build, byte by byte.
 #
 # ## Check: seven gates
 #
@@ -2271,8 +2265,6 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-# %%
-#| export
 def drift_gate(root: Path, plan: Plan) -> list[Problem]:
     """Find generated files that differ from what their sources give, or that have no source."""
     expected = dict(plan.packages)
@@ -2561,8 +2553,7 @@ for gate, problems in check(toy).items():
 
 
 # %% [markdown]
-# The gates found the missing docstring, that nbval has nothing to compare, and the edit, with its line. A build would not
-# undo somebody's edit; out of its way, it is made good:
+# The gates found the missing docstring, that nbval has nothing to compare, and the edit, with its line. Out of the way:
 
 
 # %%
@@ -2575,8 +2566,8 @@ print(build(toy, [], run=pretend), check(toy)["drift"])
 # ## Cost
 #
 # What does a check cost? It starts three processes (ruff twice to format the plan, once to look at layout) and otherwise
-# parses text. Starting a process is the expensive part, so we format all modules in one call. We predict: one call
-# for eight modules is about eight times faster than eight calls.
+# parses text. Starting a process is the expensive part. We predict: one call for eight modules is about eight times faster
+# than eight calls.
 
 
 # %%
@@ -2839,13 +2830,9 @@ os.chdir(here)
 # `nanochat_lib.common`, which writes files atomically, must be sound; `git checkout nanochat_lib/common.py` brings the last
 # committed one back.
 #
-# A broken module elsewhere is no emergency: the plan is made from chapters, and the disk is only compared with it.
-
-
-# %% [markdown]
 # ## What goes wrong: a tool that knows files by name
 #
-# An earlier version of this tool removed whatever stood in its folders: solved exercises, notes. The record stops it:
+# An earlier version removed whatever stood in its folders: solved exercises, notes. The record stops it:
 
 # %%
 # NBVAL_CHECK_OUTPUT
