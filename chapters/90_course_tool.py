@@ -306,8 +306,11 @@ with tempfile.TemporaryDirectory() as folder:
 import ast
 import difflib
 import hashlib
+import io
 import re
+import tokenize
 from dataclasses import dataclass
+from functools import cache
 from itertools import zip_longest
 
 HEADER = """\
@@ -335,6 +338,16 @@ def lines_of(text: str) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
+@cache
+def comment_lines(source: str) -> frozenset[int]:
+    """Number the lines that are comments from their first column; a line inside a string is none."""
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(source, newline="").readline))
+    except (tokenize.TokenError, SyntaxError):  # reported where the cell is parsed
+        return frozenset(range(1, len(lines_of(source)) + 1))
+    return frozenset(t.start[0] for t in tokens if t.type == tokenize.COMMENT and t.start[1] == 0)
+
+
 @dataclass(frozen=True)
 class Directive:
     """Hold one `#| name argument` line."""
@@ -358,14 +371,26 @@ class Cell:
 
     def comment(self, key: str) -> str | None:
         """Return what follows `# key:` on a line of its own, or None."""
-        found = re.search(rf"^# {key}:[ ]*(.*)$", self.source, re.MULTILINE)
-        return found[1].strip() if found else None
+        for line in self.comments:
+            if line.startswith(f"# {key}:"):
+                return line.removeprefix(f"# {key}:").strip()
+        return None
+
+    @property
+    def comments(self) -> list[str]:
+        """The lines that are comments."""
+        lines = lines_of(self.source)
+        return [lines[number - 1] for number in sorted(comment_lines(self.source))]
 
     @property
     def code(self) -> str:
         """The source without directives and nbval marks; line numbers stay as they are."""
         lines = lines_of(self.source)
-        return "\n".join("" if re.match(r"#\||# NBVAL_", line) else line for line in lines)
+        comments = comment_lines(self.source)
+        return "\n".join(
+            "" if number in comments and re.match(r"#\||# NBVAL_", line) else line
+            for number, line in enumerate(lines, 1)
+        )
 
 
 # %% [markdown]
@@ -400,9 +425,9 @@ def _directive(path: str, number: int, line: str) -> Directive:
 
 
 def _directives(path: str, source: str, first: int) -> tuple[Directive, ...]:
-    found, in_code = [], False
+    found, in_code, comments = [], False, comment_lines(source)
     for number, line in enumerate(lines_of(source), first):
-        if line.startswith("#|"):
+        if line.startswith("#|") and number - first + 1 in comments:
             if in_code:
                 way_out = "directives come first in their cell"
                 raise CourseError(Problem(path, number, f"{line!r} after code", way_out))
@@ -640,20 +665,35 @@ assert module_purposes(cells) == {"numbers": "Doubling: one number becomes two."
 def split_imports(code: str) -> tuple[list[str], str]:
     """Part the top-level imports of a cell, with the comments right above them, from the rest."""
     lines = lines_of(code)
-    imports, taken = [], set()
-    for node in ast.parse(code).body:
+    imports, taken, body = [], set(), ast.parse(code).body
+    for node in body:
         if isinstance(node, ast.Import | ast.ImportFrom):
-            first = node.lineno - 1
+            first, last = node.lineno - 1, node.end_lineno
+            sharing = [
+                n for n in body if n is not node and n.lineno <= last and first < n.end_lineno
+            ]
+            others = [n for n in sharing if not isinstance(n, ast.Import | ast.ImportFrom)]
+            if sharing:  # import os; SEP = os.sep
+                imports.append(ast.unparse(node))
+                kept = [ast.get_source_segment(code, n) or "" for n in others]
+                lines[first] = "\n".join(kept)
+                taken |= set(range(first + 1, max(n.end_lineno or 0 for n in [node, *others])))
+                continue
             while first > 0 and lines[first - 1].startswith("#"):
                 first -= 1
-            imports.append("\n".join(lines[first : node.end_lineno]))
-            taken |= set(range(first, node.end_lineno))
+            imports.append("\n".join(lines[first:last]))
+            taken |= set(range(first, last))
     rest = "\n".join(line for number, line in enumerate(lines) if number not in taken)
     return imports, rest.strip("\n")
 
 
 def _check_statements(path: str, cell: Cell) -> None:
     for node in parse_cell(path, cell).body:
+        star = isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
+        if star or getattr(node, "level", 0):
+            what = f"an export cell has `{ast.unparse(node)}`"
+            way_out = "name the module in full, and each thing that it brings"
+            raise CourseError(Problem(path, cell.line + node.lineno - 1, what, way_out))
         if not isinstance(node, ALLOWED):
             what = f"an export cell runs code: {ast.unparse(node).splitlines()[0]}"
             way_out = (
@@ -695,14 +735,20 @@ print(sorted(names_read(other)))
 def defined_names(tree: ast.Module) -> list[str]:
     """List the constants, functions and classes that a module defines, in their order."""
     names: dict[str, None] = {}
-    for node in tree.body:
+    imported, waiting = set(), list(tree.body)
+    while waiting:
+        node = waiting.pop(0)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names[node.name] = None
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            imported |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            for target in targets:
-                names |= {n.id: None for n in ast.walk(target) if isinstance(n, ast.Name)}
-    return list(names)
+            bound = [n for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
+            names |= {n.id: None for n in bound if isinstance(n.ctx, ast.Store)}
+        elif isinstance(node, ast.If | ast.Try | ast.ExceptHandler):  # their blocks bind names too
+            waiting[:0] = [n for n in ast.iter_child_nodes(node) if not isinstance(n, ast.expr)]
+    return [name for name in names if name not in imported]
 
 
 def free_names(source: str) -> set[str]:
@@ -744,7 +790,10 @@ def _providers(parts: dict[str, list[Cell]]) -> dict[str, str]:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 for alias in node.names:
                     statement = ast.unparse(type(node)(**{**vars(node), "names": [alias]}))
-                    providers.setdefault(alias.asname or alias.name.split(".")[0], statement)
+                    name = alias.asname or alias.name.split(".")[0]
+                    # xml.dom and xml.etree both bring xml: whoever needs one gets both.
+                    known = providers.get(name, "").split("\n")
+                    providers[name] = "\n".join(dict.fromkeys([*filter(None, known), statement]))
         for name in defined_names(tree):
             providers[name] = f"from {PACKAGE}.{module} import {name}"
     return providers
@@ -1346,7 +1395,7 @@ def run_notebook(
     notebook = nbformat.from_dict(make_notebook(cells))
     for made in notebook.cells:
         made.source = "".join(made.source)
-        if "# NBVAL_SKIP" in lines_of(made.source):
+        if any(line == "# NBVAL_SKIP" for line in Cell("code", made.source, 1).comments):
             made.metadata["tags"] = ["skip-execution"]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder).resolve()
@@ -2372,12 +2421,12 @@ def cells_gate(root: Path, plan: Plan) -> list[Problem]:
                 problems.append(
                     Problem(source.path, cell.line, "a figure without alt text", way_out)
                 )
-            comments = re.findall(r"^# (?!NBVAL)(.*)$", cell.source, re.MULTILINE)
-            skipped = "# NBVAL_SKIP" in lines_of(cell.source)
+            comments = [line for line in cell.comments if not line.startswith("# NBVAL")]
+            skipped = "# NBVAL_SKIP" in cell.comments
             if skipped and not re.search(r"\b(GPU|CUDA|network)\b", " ".join(comments)):
                 what, way_out = "NBVAL_SKIP without a reason", "say which GPU or network it needs"
                 problems.append(Problem(source.path, cell.line, what, way_out))
-        marked = any("# NBVAL_CHECK_OUTPUT" in cell.source for cell in codes)
+        marked = any("# NBVAL_CHECK_OUTPUT" in cell.comments for cell in codes)
         if source.is_chapter and not marked:
             way_out = "mark cells whose output is deterministic with `# NBVAL_CHECK_OUTPUT`"
             problems.append(Problem(source.path, 1, "nbval compares nothing here", way_out))

@@ -4,8 +4,11 @@
 import ast
 import difflib
 import hashlib
+import io
 import re
+import tokenize
 from dataclasses import dataclass
+from functools import cache
 from itertools import zip_longest
 
 from nanochat_lib.course.manifest import CourseError, Problem
@@ -15,6 +18,7 @@ __all__ = [
     "MARKER",
     "DIRECTIVES",
     "lines_of",
+    "comment_lines",
     "Directive",
     "Cell",
     "read_cells",
@@ -45,6 +49,16 @@ def lines_of(text: str) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
+@cache
+def comment_lines(source: str) -> frozenset[int]:
+    """Number the lines that are comments from their first column; a line inside a string is none."""
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(source, newline="").readline))
+    except (tokenize.TokenError, SyntaxError):  # reported where the cell is parsed
+        return frozenset(range(1, len(lines_of(source)) + 1))
+    return frozenset(t.start[0] for t in tokens if t.type == tokenize.COMMENT and t.start[1] == 0)
+
+
 @dataclass(frozen=True)
 class Directive:
     """Hold one `#| name argument` line."""
@@ -68,14 +82,26 @@ class Cell:
 
     def comment(self, key: str) -> str | None:
         """Return what follows `# key:` on a line of its own, or None."""
-        found = re.search(rf"^# {key}:[ ]*(.*)$", self.source, re.MULTILINE)
-        return found[1].strip() if found else None
+        for line in self.comments:
+            if line.startswith(f"# {key}:"):
+                return line.removeprefix(f"# {key}:").strip()
+        return None
+
+    @property
+    def comments(self) -> list[str]:
+        """The lines that are comments."""
+        lines = lines_of(self.source)
+        return [lines[number - 1] for number in sorted(comment_lines(self.source))]
 
     @property
     def code(self) -> str:
         """The source without directives and nbval marks; line numbers stay as they are."""
         lines = lines_of(self.source)
-        return "\n".join("" if re.match(r"#\||# NBVAL_", line) else line for line in lines)
+        comments = comment_lines(self.source)
+        return "\n".join(
+            "" if number in comments and re.match(r"#\||# NBVAL_", line) else line
+            for number, line in enumerate(lines, 1)
+        )
 
 
 def _directive(path: str, number: int, line: str) -> Directive:
@@ -100,9 +126,9 @@ def _directive(path: str, number: int, line: str) -> Directive:
 
 
 def _directives(path: str, source: str, first: int) -> tuple[Directive, ...]:
-    found, in_code = [], False
+    found, in_code, comments = [], False, comment_lines(source)
     for number, line in enumerate(lines_of(source), first):
-        if line.startswith("#|"):
+        if line.startswith("#|") and number - first + 1 in comments:
             if in_code:
                 way_out = "directives come first in their cell"
                 raise CourseError(Problem(path, number, f"{line!r} after code", way_out))

@@ -85,20 +85,35 @@ def module_purposes(cells: list[Cell]) -> dict[str, str]:
 def split_imports(code: str) -> tuple[list[str], str]:
     """Part the top-level imports of a cell, with the comments right above them, from the rest."""
     lines = lines_of(code)
-    imports, taken = [], set()
-    for node in ast.parse(code).body:
+    imports, taken, body = [], set(), ast.parse(code).body
+    for node in body:
         if isinstance(node, ast.Import | ast.ImportFrom):
-            first = node.lineno - 1
+            first, last = node.lineno - 1, node.end_lineno
+            sharing = [
+                n for n in body if n is not node and n.lineno <= last and first < n.end_lineno
+            ]
+            others = [n for n in sharing if not isinstance(n, ast.Import | ast.ImportFrom)]
+            if sharing:  # import os; SEP = os.sep
+                imports.append(ast.unparse(node))
+                kept = [ast.get_source_segment(code, n) or "" for n in others]
+                lines[first] = "\n".join(kept)
+                taken |= set(range(first + 1, max(n.end_lineno or 0 for n in [node, *others])))
+                continue
             while first > 0 and lines[first - 1].startswith("#"):
                 first -= 1
-            imports.append("\n".join(lines[first : node.end_lineno]))
-            taken |= set(range(first, node.end_lineno))
+            imports.append("\n".join(lines[first:last]))
+            taken |= set(range(first, last))
     rest = "\n".join(line for number, line in enumerate(lines) if number not in taken)
     return imports, rest.strip("\n")
 
 
 def _check_statements(path: str, cell: Cell) -> None:
     for node in parse_cell(path, cell).body:
+        star = isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
+        if star or getattr(node, "level", 0):
+            what = f"an export cell has `{ast.unparse(node)}`"
+            way_out = "name the module in full, and each thing that it brings"
+            raise CourseError(Problem(path, cell.line + node.lineno - 1, what, way_out))
         if not isinstance(node, ALLOWED):
             what = f"an export cell runs code: {ast.unparse(node).splitlines()[0]}"
             way_out = (
@@ -110,14 +125,20 @@ def _check_statements(path: str, cell: Cell) -> None:
 def defined_names(tree: ast.Module) -> list[str]:
     """List the constants, functions and classes that a module defines, in their order."""
     names: dict[str, None] = {}
-    for node in tree.body:
+    imported, waiting = set(), list(tree.body)
+    while waiting:
+        node = waiting.pop(0)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names[node.name] = None
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            imported |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            for target in targets:
-                names |= {n.id: None for n in ast.walk(target) if isinstance(n, ast.Name)}
-    return list(names)
+            bound = [n for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
+            names |= {n.id: None for n in bound if isinstance(n.ctx, ast.Store)}
+        elif isinstance(node, ast.If | ast.Try | ast.ExceptHandler):  # their blocks bind names too
+            waiting[:0] = [n for n in ast.iter_child_nodes(node) if not isinstance(n, ast.expr)]
+    return [name for name in names if name not in imported]
 
 
 def free_names(source: str) -> set[str]:
@@ -146,7 +167,10 @@ def _providers(parts: dict[str, list[Cell]]) -> dict[str, str]:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 for alias in node.names:
                     statement = ast.unparse(type(node)(**{**vars(node), "names": [alias]}))
-                    providers.setdefault(alias.asname or alias.name.split(".")[0], statement)
+                    name = alias.asname or alias.name.split(".")[0]
+                    # xml.dom and xml.etree both bring xml: whoever needs one gets both.
+                    known = providers.get(name, "").split("\n")
+                    providers[name] = "\n".join(dict.fromkeys([*filter(None, known), statement]))
         for name in defined_names(tree):
             providers[name] = f"from {PACKAGE}.{module} import {name}"
     return providers

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanochat_lib.course.builder import stray_files
-from nanochat_lib.course.cells import lines_of, parse_cell
+from nanochat_lib.course.cells import parse_cell
 from nanochat_lib.course.docs import MOST_MODULE_LINES, cell_faults
 from nanochat_lib.course.exporter import place_exports
 from nanochat_lib.course.manifest import Problem
@@ -163,12 +163,12 @@ def cells_gate(root: Path, plan: Plan) -> list[Problem]:
                 problems.append(
                     Problem(source.path, cell.line, "a figure without alt text", way_out)
                 )
-            comments = re.findall(r"^# (?!NBVAL)(.*)$", cell.source, re.MULTILINE)
-            skipped = "# NBVAL_SKIP" in lines_of(cell.source)
+            comments = [line for line in cell.comments if not line.startswith("# NBVAL")]
+            skipped = "# NBVAL_SKIP" in cell.comments
             if skipped and not re.search(r"\b(GPU|CUDA|network)\b", " ".join(comments)):
                 what, way_out = "NBVAL_SKIP without a reason", "say which GPU or network it needs"
                 problems.append(Problem(source.path, cell.line, what, way_out))
-        marked = any("# NBVAL_CHECK_OUTPUT" in cell.source for cell in codes)
+        marked = any("# NBVAL_CHECK_OUTPUT" in cell.comments for cell in codes)
         if source.is_chapter and not marked:
             way_out = "mark cells whose output is deterministic with `# NBVAL_CHECK_OUTPUT`"
             problems.append(Problem(source.path, 1, "nbval compares nothing here", way_out))

@@ -12,6 +12,7 @@ from nanochat_lib.course.cells import HEADER, cell_ids, read_cells
 from nanochat_lib.course.docs import documented_arguments
 from nanochat_lib.course.exporter import export_chapter, format_python, free_names, split_imports
 from nanochat_lib.course.layers import reachable
+from nanochat_lib.course.manifest import CourseError
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted([*ROOT.glob("chapters/*.py"), *ROOT.glob("solutions/*.py")])
@@ -141,3 +142,61 @@ def test_every_generated_module_parses_and_lists_only_what_it_defines():
         bound = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
         bound |= {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
         assert all(name in bound for names in listed for name in names), path
+
+
+def test_names_bound_in_blocks_are_public_and_can_be_borrowed():
+    modules = exported(
+        "#| default_exp a",
+        "#| export\nimport sys\n\nif sys.version_info > (3,):\n    WIDE = 1\nelse:\n    WIDE = 2",
+        "#| export\ntry:\n    import tomllib\n    FAST = True\nexcept ImportError:\n    tomllib = None\n    FAST = False",
+        "#| export\nTABLE = {}\nTABLE['x'] = 1\n(FIRST, *REST) = (1, 2)",
+        "#| default_exp b",
+        "#| export\nBOTH = (WIDE, FAST)",
+    )
+    assert '__all__ = ["WIDE", "FAST", "TABLE", "FIRST", "REST"]' in modules["a.py"]
+    assert "from nanochat_lib.a import FAST, WIDE" in modules["b.py"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os; SEP = os.sep",
+        "import os; SEP = os.sep  # of paths",
+        "import os, sys; SEP = os.sep; END = sys.maxsize",
+        "from os import (\n    sep,\n); SEP = sep",
+        "SEP = 1; import os\nOTHER = os.sep",
+    ],
+)
+def test_statements_that_share_a_line_with_an_import_stay(source):
+    [text] = exported("#| default_exp a", "#| export\n" + source).values()
+    ours, theirs = {}, {}
+    exec(text, ours)
+    exec(source, theirs)
+    assert {n: ours.get(n) for n in theirs if n.isupper()} == {
+        n: v for n, v in theirs.items() if n.isupper()
+    }
+
+
+def test_a_borrowed_import_brings_the_submodule_that_is_used():
+    modules = exported(
+        "#| default_exp a",
+        "#| export\nimport xml.etree.ElementTree\n\nTREE = xml.etree.ElementTree.Element",
+        "#| export\nimport xml.dom\n\nNODE = xml.dom.Node",
+        "#| default_exp b",
+        "#| export\nOTHER = xml.dom.Node",
+    )
+    assert "import xml.dom\n" in modules["b.py"]
+
+
+@pytest.mark.parametrize("line", ["#| export", "# NBVAL_SKIP", "# NBVAL_CHECK_OUTPUT", "#| hide"])
+def test_a_directive_inside_a_string_is_text(line):
+    [text] = exported("#| default_exp a", f'#| export\nTEXT = """\n{line}\n"""').values()
+    names: dict = {}
+    exec(text, names)
+    assert names["TEXT"] == f"\n{line}\n"
+
+
+@pytest.mark.parametrize("line", ["from os import *", "from .x import y", "from . import x"])
+def test_imports_whose_names_cannot_be_known_are_named(line):
+    with pytest.raises(CourseError, match="(?s)an export cell has `from .*way out: name the module"):
+        exported("#| default_exp a", "#| export\nimport math\n\n" + line)
