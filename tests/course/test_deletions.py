@@ -104,3 +104,37 @@ def test_scripts_remove_an_environment_only_with_its_mark():
     for line in make.splitlines():
         if re.search(r"rm -rf.*\.venv", line):
             assert ".venv/.made-by-nanochat-course" in line
+
+
+def text_without_encoding(source: str) -> list[int]:
+    """Find calls that read or write text in whatever encoding the locale has."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        given = {keyword.arg for keyword in node.keywords}
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        reads = name == "read_text" and not node.args
+        opens = isinstance(node.func, ast.Name) and name == "open"
+        binary = any("b" in str(getattr(argument, "value", "")) for argument in node.args[1:2])
+        process = name in ("run", "Popen", "check_output") and given & {
+            "text",
+            "universal_newlines",
+        }
+        if (reads or name == "write_text" or process or (opens and not binary)) and (
+            "encoding" not in given
+        ):
+            lines.append(node.lineno)
+    return lines
+
+
+def test_no_text_is_read_or_written_in_the_encoding_of_the_locale():
+    folders = ("chapters", "solutions", "tests", "rustbpe/bench", "nanochat_lib")
+    for path in sorted(p for folder in folders for p in (ROOT / folder).rglob("*.py")):
+        found = text_without_encoding(path.read_text(encoding="utf-8"))
+        assert not found, f"{path.relative_to(ROOT)}, lines {found}: say encoding='utf-8'"
+    wrong = (
+        "p.read_text()\np.write_text('x')\nopen(p)\nopen(p, 'w')\nsubprocess.run(c, text=True)\n"
+    )
+    right = "open(p, 'rb')\np.read_text(encoding='utf-8')\nsubprocess.run(c, encoding='utf-8')\n"
+    assert text_without_encoding(wrong + right) == [1, 2, 3, 4, 5]

@@ -198,5 +198,7 @@ def test_a_directive_inside_a_string_is_text(line):
 
 @pytest.mark.parametrize("line", ["from os import *", "from .x import y", "from . import x"])
 def test_imports_whose_names_cannot_be_known_are_named(line):
-    with pytest.raises(CourseError, match="(?s)an export cell has `from .*way out: name the module"):
+    with pytest.raises(
+        CourseError, match="(?s)an export cell has `from .*way out: name the module"
+    ):
         exported("#| default_exp a", "#| export\nimport math\n\n" + line)
