@@ -397,6 +397,97 @@ for conversation in times.slice(10, 40, 12):
     print(conversation["messages"][0]["content"])
 
 # %% [markdown]
+# ## Reading rows
+#
+# The real data sets live on the Hugging Face hub as tables. The `datasets` library downloads them
+# once and maps them into memory, so that 460,000 conversations do not have to fit. For work without
+# a network each task takes `path=` instead, a local file with the same columns.
+
+
+# %%
+#| default_exp tasks.rows
+# Open a Hugging Face data set, from local files or from the hub.
+
+# %%
+#| export tasks.rows
+from abc import abstractmethod
+from pathlib import Path
+
+from nanochat_lib.data.files import json_rows
+from nanochat_lib.data.parquet import open_parquet
+
+
+def load_rows(
+    path: str | Path | None, hub_name: str, subset: str | None = None, split: str = "train"
+):
+    """Open a Hugging Face data set: from local files, or from the hub by name.
+
+    Args:
+        path: a .json, .jsonl or .parquet file with the hub's columns; None downloads from the hub.
+        hub_name: such as "openai/gsm8k".
+        subset: the hub's configuration, such as "main".
+        split: the hub's split; a local file has only one, whatever it is called.
+
+    Returns:
+        A `datasets.Dataset`: rows, each a dict.
+
+    Raises:
+        ValueError: the file is missing, empty, damaged or of another kind, with its name.
+    """
+    import datasets  # takes a second to import; most chapters that import tasks never read files
+
+    if path is None:
+        return datasets.load_dataset(hub_name, subset, split=split)
+    path = Path(path)  # read literally; load_dataset would take it as a pattern
+    if path.suffix not in (".json", ".jsonl", ".parquet") or not path.is_file():
+        raise ValueError(
+            f"{path} is not a .json, .jsonl or .parquet file; omit path to use the hub"
+        )
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty")
+    if path.suffix == ".parquet":
+        return datasets.Dataset(open_parquet(path).read())
+    rows = []
+    for place, row in json_rows(path):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, {place} is no JSON object: {row!r:.60}")
+        rows.append(row)
+    return datasets.Dataset.from_list(rows)
+
+
+def required(row: dict, **kinds: type) -> list:
+    """Return the named columns of a row, in order; ValueError names one of another kind."""
+    for name, kind in kinds.items():
+        if not isinstance(row.get(name), kind):
+            found = repr(row[name]) if name in row else f"missing, among {', '.join(row)}"
+            raise ValueError(f"column {name} is {found:.80}, expected {kind.__name__}")
+    return [row[name] for name in kinds]
+
+
+class RowTask(Task):
+    """A task over the rows of a data set; a subclass reads one row. Errors name data set and row."""
+
+    def __init__(self, path: str | Path | None, hub_name: str, subset: str | None, split: str):
+        super().__init__(split)
+        self.rows = load_rows(path, hub_name, subset, split)
+        self.source = path or hub_name
+
+    @abstractmethod
+    def read_row(self, row: dict) -> dict:
+        """Build the conversation; ValueError where the row does not hold one."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.rows[self.check_index(index)]
+        try:
+            return validate_conversation(self.read_row(row))
+        except ValueError as error:
+            raise ValueError(f"{self.source}, row {index}: {error}") from error
+
+
+# %% [markdown]
 # ## Multiple choice: why letters?
 #
 # ARC (science exams of American schools) and MMLU (57 subjects from law to virology) ask a question
@@ -474,100 +565,34 @@ print([extract_letter(response, ["A", "B"]) for response in responses])
 
 # %%
 #| export tasks.multiple_choice
-class MultipleChoice(Task):
+class MultipleChoice(RowTask):
     """Questions with lettered options; a subclass reads one row of its data set."""
 
-    def __init__(self, rows, split: str):
-        super().__init__(split)
-        self.rows = rows
-
     @abstractmethod
-    def read_row(self, row: dict) -> tuple[str, list[str], int]:
+    def read_question(self, row: dict) -> tuple[str, list[str], int]:
         """Return the question, its options, and the index of the right one."""
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict:
+    def read_row(self, row: dict) -> dict:
         """Build the conversation; "letters" beside the messages lists what to choose from."""
-        question, choices, answer = self.read_row(self.rows[self.check_index(index)])
+        question, choices, answer = self.read_question(row)
+        if not all(isinstance(choice, str) for choice in choices):
+            raise ValueError(f"the options are {choices!r:.80}, expected text")
         if not 2 <= len(choices) <= 26 or not 0 <= answer < len(choices):
-            raise ValueError(
-                f"row {index}: option {answer} of {len(choices)}, expected 2 to 26 options"
-            )
+            raise ValueError(f"option {answer} of {len(choices)}, expected 2 to 26 options")
         letters = list(ascii_uppercase[: len(choices)])
         user = {"role": "user", "content": render_choices(question, choices)}
         messages = [user, {"role": "assistant", "content": letters[answer]}]
-        return validate_conversation({"messages": messages, "letters": letters})
+        return {"messages": messages, "letters": letters}
 
     @property
     def floor(self) -> float:
         """The accuracy of guessing: the mean of 1 / number of options."""
-        counts = [len(self.read_row(row)[1]) for row in self.rows]
-        return sum(1 / count for count in counts) / len(counts)
+        return sum(1 / len(conversation["letters"]) for conversation in self) / len(self)
 
     def evaluate(self, conversation: dict, response: str) -> bool:
         """Compare the letter that the response settles on with the reference."""
         letter = extract_letter(response, conversation["letters"])
         return letter == conversation["messages"][-1]["content"]
-
-
-# %% [markdown]
-# ### Reading rows
-#
-# The real data sets live on the Hugging Face hub as tables. The `datasets` library downloads them
-# once and maps them into memory, so that 460,000 conversations do not have to fit. For work without
-# a network each task takes `path=` instead, a local file with the same columns.
-
-
-# %%
-#| default_exp tasks.rows
-# Open a Hugging Face data set, from local files or from the hub.
-
-# %%
-#| export tasks.rows
-from pathlib import Path
-
-from nanochat_lib.data.files import json_rows
-from nanochat_lib.data.parquet import open_parquet
-
-
-def load_rows(
-    path: str | Path | None, hub_name: str, subset: str | None = None, split: str = "train"
-):
-    """Open a Hugging Face data set: from local files, or from the hub by name.
-
-    Args:
-        path: a .json, .jsonl or .parquet file with the hub's columns; None downloads from the hub.
-        hub_name: such as "openai/gsm8k".
-        subset: the hub's configuration, such as "main".
-        split: the hub's split; a local file has only one, whatever it is called.
-
-    Returns:
-        A `datasets.Dataset`: rows, each a dict.
-
-    Raises:
-        ValueError: the file is missing, empty, damaged or of another kind, with its name.
-    """
-    import datasets  # takes a second to import; most chapters that import tasks never read files
-
-    if path is None:
-        return datasets.load_dataset(hub_name, subset, split=split)
-    path = Path(path)  # read literally; load_dataset would take it as a pattern
-    if path.suffix not in (".json", ".jsonl", ".parquet") or not path.is_file():
-        raise ValueError(
-            f"{path} is not a .json, .jsonl or .parquet file; omit path to use the hub"
-        )
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty")
-    if path.suffix == ".parquet":
-        return datasets.Dataset(open_parquet(path).read())
-    rows = []
-    for place, row in json_rows(path):
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, {place} is no JSON object: {row!r:.60}")
-        rows.append(row)
-    return datasets.Dataset.from_list(rows)
 
 
 # %%
@@ -593,14 +618,15 @@ class ARC(MultipleChoice):
     def __init__(
         self, subset: str = "ARC-Easy", split: str = "train", path: str | Path | None = None
     ):
-        super().__init__(load_rows(path, "allenai/ai2_arc", subset, split), split)
+        super().__init__(path, "allenai/ai2_arc", subset, split)
 
-    def read_row(self, row: dict) -> tuple[str, list[str], int]:
+    def read_question(self, row: dict) -> tuple[str, list[str], int]:
         """Find the answer by its label: some rows count 1, 2, 3, 4 instead of A, B, C, D."""
-        labels = row["choices"]["label"]
-        if row["answerKey"] not in labels:
-            raise ValueError(f"answer {row['answerKey']!r} is not among the labels {labels}")
-        return row["question"], row["choices"]["text"], labels.index(row["answerKey"])
+        question, choices, answer = required(row, question=str, choices=dict, answerKey=str)
+        texts, labels = required(choices, text=list, label=list)
+        if answer not in labels:
+            raise ValueError(f"answer {answer!r} is not among the labels {labels}")
+        return question, texts, labels.index(answer)
 
 
 # %%
@@ -625,15 +651,16 @@ class MMLU(MultipleChoice):
 
     def __init__(self, subset: str = "all", split: str = "test", path: str | Path | None = None):
         if split == "auxiliary_train":  # the hub keeps it as a configuration of its own
-            rows = load_rows(path, "cais/mmlu", "auxiliary_train", "train")
+            super().__init__(path, "cais/mmlu", "auxiliary_train", "train")
         else:
-            rows = load_rows(path, "cais/mmlu", subset, split)
-        super().__init__(rows, split)
+            super().__init__(path, "cais/mmlu", subset, split)
 
-    def read_row(self, row: dict) -> tuple[str, list[str], int]:
+    def read_question(self, row: dict) -> tuple[str, list[str], int]:
         """Return the row's fields; auxiliary_train wraps them once more, in "train"."""
-        row = row.get("train") or row
-        return row["question"], row["choices"], row["answer"]
+        question, choices, answer = required(
+            row.get("train") or row, question=str, choices=list, answer=int
+        )
+        return question, choices, answer
 
 
 # %% [markdown]
@@ -756,7 +783,7 @@ assert final_number("#### 18.00") == final_number("#### 18")
 
 # %%
 #| export tasks.gsm8k
-class GSM8K(Task):
+class GSM8K(RowTask):
     """Grade-school word problems; calculations go to the calculator, "#### n" ends the answer.
 
     Args:
@@ -767,18 +794,16 @@ class GSM8K(Task):
     """
 
     def __init__(self, split: str = "train", path: str | Path | None = None):
-        super().__init__(split)
-        self.rows = load_rows(path, "openai/gsm8k", "main", split)
+        super().__init__(path, "openai/gsm8k", "main", split)
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict:
+    def read_row(self, row: dict) -> dict:
         """Build the conversation, with the worked answer in parts."""
-        row = self.rows[self.check_index(index)]
-        parts = split_calculations(row["answer"])
-        user = {"role": "user", "content": row["question"]}
-        return validate_conversation({"messages": [user, {"role": "assistant", "content": parts}]})
+        question, answer = required(row, question=str, answer=str)
+        parts = split_calculations(answer)
+        if final_number(answer) is None:
+            raise ValueError(f"the answer ends {answer[-40:]!r}, expected a number after ####")
+        user = {"role": "user", "content": question}
+        return {"messages": [user, {"role": "assistant", "content": parts}]}
 
     def evaluate(self, conversation: dict, response: str) -> bool:
         """Compare the final numbers as numbers: 1,200 is 1200.00."""
@@ -816,7 +841,7 @@ assert gsm8k.evaluate(gsm8k[0], "#### 72.0") and not gsm8k.evaluate(gsm8k[0], "#
 from pathlib import Path
 
 
-class SmolTalk(Task):
+class SmolTalk(RowTask):
     """General conversations of several turns, some with a system message; for training only.
 
     Args:
@@ -827,19 +852,11 @@ class SmolTalk(Task):
     """
 
     def __init__(self, split: str = "train", path: str | Path | None = None):
-        super().__init__(split)
-        self.rows = load_rows(path, "HuggingFaceTB/smol-smoltalk", None, split)
+        super().__init__(path, "HuggingFaceTB/smol-smoltalk", None, split)
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict:
-        """Return one conversation, checked; the error names the row."""
-        messages = self.rows[self.check_index(index)]["messages"]
-        try:
-            return validate_conversation({"messages": messages})
-        except ValueError as error:
-            raise ValueError(f"row {index}: {error}") from error
+    def read_row(self, row: dict) -> dict:
+        """Return the row's messages, as they are."""
+        return {"messages": row.get("messages")}
 
 
 # %%

@@ -1651,9 +1651,19 @@ def read_losses(folder: Path) -> list[float]:
     return read_json(folder / "losses.json")["losses"]
 
 
+def keep_edited(run_folder: Path) -> None:
+    """Copy a report.md that somebody wrote into, so that the next one does not take its place."""
+    page, data = run_folder / "report.md", run_folder / "report.json"
+    if page.exists() and data.exists():
+        text = page.read_bytes()
+        if text != render_report(read_json(data), run_folder.name).encode():
+            atomic_write(run_folder / f"report-edited-{fingerprint(text.hex())}.md", text)
+
+
 def write_report(run_folder: Path) -> dict:
     """Write report.json, report.md and figures/loss.png of a finished run, and return the report."""
     report = collect_report(run_folder)
+    keep_edited(run_folder)
     losses = {stage: read_losses(run_folder / stage) for stage in ("base", "sft")}
     log_vocab = math.log(report["model"]["config"]["vocab_size"])
     atomic_write(run_folder / "figures" / "loss.png", loss_figure(losses, log_vocab))

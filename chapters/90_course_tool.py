@@ -188,6 +188,19 @@ class Manifest:
         raise CourseError(Problem("course.toml", 1, f"no chapter {slug!r}", f"choose from {known}"))
 
 
+def read_source_text(root: Path, path: str) -> str:
+    """Read a file that people write; a byte order mark, which some editors put first, is no text.
+
+    Raises:
+        CourseError: it is not UTF-8.
+    """
+    try:
+        return (root / path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise CourseError(Problem(path, line, "not UTF-8", "save the file as UTF-8")) from None
+
+
 def find_root(start: Path) -> Path:
     """Return the nearest folder, from `start` upwards, that holds a course.toml.
 
@@ -256,7 +269,7 @@ def read_manifest(root: Path) -> Manifest:
     Raises:
         CourseError: no valid TOML, or a field is missing or has the wrong type.
     """
-    text = (root / "course.toml").read_text(encoding="utf-8")
+    text = read_source_text(root, "course.toml")
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -265,11 +278,15 @@ def read_manifest(root: Path) -> Manifest:
         raise CourseError(Problem("course.toml", line, str(error), "mend the TOML")) from None
     lines = text.split("\n")
     chapters_at = next((n for n, x in enumerate(lines, 1) if x.startswith("chapters")), 1)
-    exercises_at = [n for n, x in enumerate(lines, 1) if x.strip() == "[[exercise]]"]
+    exercises = tables.get("exercise", [])
+    if not isinstance(exercises, list) or not all(isinstance(table, dict) for table in exercises):
+        raise CourseError(Problem("course.toml", 1, "exercise is no table", "write [[exercise]]"))
+    found = [n for n, x in enumerate(lines, 1) if re.match(r"\s*\[\[\s*exercise\s*\]\]", x)]
+    places = found if len(found) == len(exercises) else [1] * len(exercises)  # only for messages
     return Manifest(
         str(tables.get("title", "")),
         _chapters(tables.get("chapters"), chapters_at),
-        tuple(map(_exercise, tables.get("exercise", []), exercises_at)),
+        tuple(map(_exercise, exercises, places)),
     )
 
 
@@ -307,6 +324,7 @@ import ast
 import difflib
 import hashlib
 import io
+import keyword
 import re
 import tokenize
 from dataclasses import dataclass
@@ -339,13 +357,17 @@ def lines_of(text: str) -> list[str]:
 
 
 @cache
-def comment_lines(source: str) -> frozenset[int]:
-    """Number the lines that are comments from their first column; a line inside a string is none."""
+def comment_lines(source: str, indented: bool = False) -> frozenset[int]:
+    """Number the lines that are comments, from their first column or (indented) anywhere.
+
+    A line inside a string is no comment, whatever it looks like.
+    """
     try:
         tokens = list(tokenize.generate_tokens(io.StringIO(source, newline="").readline))
     except (tokenize.TokenError, SyntaxError):  # reported where the cell is parsed
         return frozenset(range(1, len(lines_of(source)) + 1))
-    return frozenset(t.start[0] for t in tokens if t.type == tokenize.COMMENT and t.start[1] == 0)
+    comments = [t for t in tokens if t.type == tokenize.COMMENT]
+    return frozenset(t.start[0] for t in comments if indented or t.start[1] == 0)
 
 
 @dataclass(frozen=True)
@@ -417,7 +439,8 @@ def _directive(path: str, number: int, line: str) -> Directive:
         what = f"{line!r} has {len(words) - 1} words after its name"
         raise CourseError(Problem(path, number, what, f"`#| {name}` takes {expected}"))
     argument = words[1] if len(words) > 1 else ""
-    if argument and not re.fullmatch(r"[a-z_]\w*(\.[a-z_]\w*)*", argument):
+    named = re.fullmatch(r"[a-z_]\w*(\.[a-z_]\w*)*", argument)
+    if argument and not (named and not any(map(keyword.iskeyword, argument.split(".")))):
         raise CourseError(
             Problem(path, number, f"{argument!r} is no name", "write it like model.gpt")
         )
@@ -623,7 +646,7 @@ assert [(module, cell.line) for module, cell in place_exports("small.py", cells)
 # %%
 #| export
 def _headings(cell: Cell) -> list[str]:
-    lines = re.sub(r"```.*?```", "", cell.source, flags=re.DOTALL).splitlines()
+    lines = lines_of(re.sub(r"```.*?```", "", cell.source, flags=re.DOTALL))
     return [line.lstrip("#").strip() for line in lines if re.match(r"#+ ", line)]
 
 
@@ -846,6 +869,11 @@ def export_chapter(path: str, cells: list[Cell]) -> dict[str, str]:
 
 # %%
 #| export
+def _runs_main(code: str) -> bool:
+    tests = [node.test for node in ast.parse(code).body if isinstance(node, ast.If)]
+    return any(ast.unparse(test) == "__name__ == '__main__'" for test in tests)
+
+
 def _module(path: str, purpose: str, parts: list[Cell], borrowed: list[str]) -> str:
     imports, bodies = borrowed, []
     for cell in parts:
@@ -854,7 +882,7 @@ def _module(path: str, purpose: str, parts: list[Cell], borrowed: list[str]) -> 
     body = "\n\n".join(filter(None, bodies))
     names = defined_names(ast.parse(body))
     public = [name for name in names if not name.startswith("_")]
-    if "main" in names and "__main__" not in body:
+    if "main" in names and not _runs_main(body):
         body += '\n\n\nif __name__ == "__main__":\n    raise SystemExit(main())'
     head = f"# Generated from {path} by `course build`; edit that file.\n"
     listed = ", ".join(f'"{name}"' for name in public)
@@ -913,7 +941,10 @@ def format_python(files: dict[str, str]) -> dict[str, str]:
             target.write_text(text, encoding="utf-8")
         for command in (["check", *rules], ["format"]):
             options = ["--isolated", "--no-cache", "--line-length", "100", "--quiet", folder]
-            subprocess.run([sys.executable, "-m", "ruff", *command, *options], capture_output=True)
+            ruff = [sys.executable, "-m", "ruff", *command, *options]
+            done = subprocess.run(ruff, capture_output=True, text=True, encoding="utf-8")
+            if done.returncode not in (0, 1):  # 1: it found what it cannot mend
+                raise OSError(f"ruff could not format the library: {done.stderr.strip()}")
         return {path: Path(folder, path).read_text(encoding="utf-8") for path in files}
 
 
@@ -1461,7 +1492,8 @@ BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 def _strip_cell(path: str, slug: str, cell: Cell) -> str:
     names = [d.argument for d in cell.directives if d.name == "exercise"]
     lines = lines_of(cell.source)
-    marks = [(n, line.strip()) for n, line in enumerate(lines) if line.strip() in (BEGIN, END)]
+    comments = [n - 1 for n in sorted(comment_lines(cell.source, indented=True))]
+    marks = [(n, lines[n].strip()) for n in comments if lines[n].strip() in (BEGIN, END)]
     if not names and not marks:
         return cell.source
     if len(names) != 1 or [mark for _, mark in marks] != [BEGIN, END]:
@@ -1659,7 +1691,7 @@ def _listing_problems(root: Path, manifest: Manifest) -> list[Problem]:
 
 def _read_source(root: Path, path: str, slug: str, index: int) -> Source:
     """Read one file, and refuse directives that belong in the other kind of file."""
-    text = (root / path).read_text(encoding="utf-8")
+    text = read_source_text(root, path)
     if not text.startswith(HEADER):
         way_out = "copy the first lines of chapters/00_start.py"
         raise CourseError(Problem(path, 1, "the header differs", way_out))
@@ -1736,10 +1768,10 @@ def _modules_on_disk(root: Path) -> dict[str, str]:
     """Read the library as it is: it stands in for chapters that are broken at the moment."""
     modules = {}
     for path in sorted((root / PACKAGE).rglob("*.py")):
-        text = path.read_text(encoding="utf-8")
         try:
+            text = path.read_text(encoding="utf-8")
             ast.parse(text)
-        except SyntaxError:
+        except (SyntaxError, ValueError):
             continue
         if path.name != "__init__.py":
             modules[_module_name(path.relative_to(root).as_posix())] = text
@@ -2141,7 +2173,7 @@ def documented_arguments(docstring: str) -> dict[str, str]:
     section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", docstring, re.MULTILINE)
     found: dict[str, str] = {}
     if section:
-        lines = section[1].splitlines()
+        lines = section[1].split("\n")
         indent = len(lines[0]) - len(lines[0].lstrip())
         for line in lines:
             entry = re.match(rf"[ ]{{{indent}}}\*{{0,2}}(\w+(?:, \*{{0,2}}\w+)*):(.*)", line)
@@ -2414,9 +2446,9 @@ def cells_gate(root: Path, plan: Plan) -> list[Problem]:
     for source in plan.sources:
         codes = [cell for cell in source.cells if cell.kind == "code"]
         for cell in codes:
-            if re.search(r"^\s*plt\.show\(\)", cell.source, re.MULTILINE) and not cell.comment(
-                "alt"
-            ):
+            calls = [n for n in ast.walk(parse_cell(source.path, cell)) if isinstance(n, ast.Call)]
+            shown = any(ast.unparse(call.func) == "plt.show" for call in calls)
+            if shown and not cell.comment("alt"):
                 way_out = "start the cell with `# alt: what the figure shows`"
                 problems.append(
                     Problem(source.path, cell.line, "a figure without alt text", way_out)
@@ -2779,7 +2811,8 @@ def _list(arguments: argparse.Namespace) -> int:
         minutes = sum(exercise.minutes for exercise in exercises)
         work = f"{len(exercises)} exercises, {minutes} min" if exercises else ""
         path = root / chapter.path
-        cells = read_cells(path.read_text(encoding="utf-8"), chapter.path) if path.is_file() else []
+        text = read_source_text(root, chapter.path) if path.is_file() else ""
+        cells = read_cells(text, chapter.path)
         print(f"{chapter.slug:14}{module_title(cells)[:62]:64}{work}")
     print("\nread one: course read SLUG, or open its notebook in chapters/")
     return 0
@@ -2790,7 +2823,7 @@ def _read(arguments: argparse.Namespace) -> int:
 
     root = find_root(Path.cwd())
     chapter = read_manifest(root).find(arguments.slug)
-    cells = read_cells((root / chapter.path).read_text(encoding="utf-8"), chapter.path)
+    cells = read_cells(read_source_text(root, chapter.path), chapter.path)
     notebook = read_notebook((root / chapter.path).with_suffix(".ipynb"))
     console = Console(width=min(104, Console().width))
     for part in rendered(cells, stored_outputs(notebook) if notebook else None):

@@ -5,6 +5,7 @@ import ast
 import difflib
 import hashlib
 import io
+import keyword
 import re
 import tokenize
 from dataclasses import dataclass
@@ -50,13 +51,17 @@ def lines_of(text: str) -> list[str]:
 
 
 @cache
-def comment_lines(source: str) -> frozenset[int]:
-    """Number the lines that are comments from their first column; a line inside a string is none."""
+def comment_lines(source: str, indented: bool = False) -> frozenset[int]:
+    """Number the lines that are comments, from their first column or (indented) anywhere.
+
+    A line inside a string is no comment, whatever it looks like.
+    """
     try:
         tokens = list(tokenize.generate_tokens(io.StringIO(source, newline="").readline))
     except (tokenize.TokenError, SyntaxError):  # reported where the cell is parsed
         return frozenset(range(1, len(lines_of(source)) + 1))
-    return frozenset(t.start[0] for t in tokens if t.type == tokenize.COMMENT and t.start[1] == 0)
+    comments = [t for t in tokens if t.type == tokenize.COMMENT]
+    return frozenset(t.start[0] for t in comments if indented or t.start[1] == 0)
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,8 @@ def _directive(path: str, number: int, line: str) -> Directive:
         what = f"{line!r} has {len(words) - 1} words after its name"
         raise CourseError(Problem(path, number, what, f"`#| {name}` takes {expected}"))
     argument = words[1] if len(words) > 1 else ""
-    if argument and not re.fullmatch(r"[a-z_]\w*(\.[a-z_]\w*)*", argument):
+    named = re.fullmatch(r"[a-z_]\w*(\.[a-z_]\w*)*", argument)
+    if argument and not (named and not any(map(keyword.iskeyword, argument.split(".")))):
         raise CourseError(
             Problem(path, number, f"{argument!r} is no name", "write it like model.gpt")
         )

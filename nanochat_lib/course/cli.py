@@ -9,7 +9,7 @@ from pathlib import Path
 from nanochat_lib.course.builder import build
 from nanochat_lib.course.cells import read_cells
 from nanochat_lib.course.check import check
-from nanochat_lib.course.manifest import CourseError, find_root, read_manifest
+from nanochat_lib.course.manifest import CourseError, find_root, read_manifest, read_source_text
 from nanochat_lib.course.notebooks import stored_outputs
 from nanochat_lib.course.planner import read_notebook
 from nanochat_lib.course.reader import advice, module_title, rendered
@@ -46,7 +46,8 @@ def _list(arguments: argparse.Namespace) -> int:
         minutes = sum(exercise.minutes for exercise in exercises)
         work = f"{len(exercises)} exercises, {minutes} min" if exercises else ""
         path = root / chapter.path
-        cells = read_cells(path.read_text(encoding="utf-8"), chapter.path) if path.is_file() else []
+        text = read_source_text(root, chapter.path) if path.is_file() else ""
+        cells = read_cells(text, chapter.path)
         print(f"{chapter.slug:14}{module_title(cells)[:62]:64}{work}")
     print("\nread one: course read SLUG, or open its notebook in chapters/")
     return 0
@@ -57,7 +58,7 @@ def _read(arguments: argparse.Namespace) -> int:
 
     root = find_root(Path.cwd())
     chapter = read_manifest(root).find(arguments.slug)
-    cells = read_cells((root / chapter.path).read_text(encoding="utf-8"), chapter.path)
+    cells = read_cells(read_source_text(root, chapter.path), chapter.path)
     notebook = read_notebook((root / chapter.path).with_suffix(".ipynb"))
     console = Console(width=min(104, Console().width))
     for part in rendered(cells, stored_outputs(notebook) if notebook else None):

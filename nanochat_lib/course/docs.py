@@ -22,7 +22,7 @@ def documented_arguments(docstring: str) -> dict[str, str]:
     section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", docstring, re.MULTILINE)
     found: dict[str, str] = {}
     if section:
-        lines = section[1].splitlines()
+        lines = section[1].split("\n")
         indent = len(lines[0]) - len(lines[0].lstrip())
         for line in lines:
             entry = re.match(rf"[ ]{{{indent}}}\*{{0,2}}(\w+(?:, \*{{0,2}}\w+)*):(.*)", line)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-from nanochat_lib.course.cells import Cell, _cell, lines_of, parse_cell, read_cells
+from nanochat_lib.course.cells import Cell, _cell, comment_lines, lines_of, parse_cell, read_cells
 from nanochat_lib.course.manifest import CourseError, Problem
 
 __all__ = ["BEGIN", "END", "strip_solutions", "learner_cells", "load_exercise"]
@@ -18,7 +18,8 @@ BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 def _strip_cell(path: str, slug: str, cell: Cell) -> str:
     names = [d.argument for d in cell.directives if d.name == "exercise"]
     lines = lines_of(cell.source)
-    marks = [(n, line.strip()) for n, line in enumerate(lines) if line.strip() in (BEGIN, END)]
+    comments = [n - 1 for n in sorted(comment_lines(cell.source, indented=True))]
+    marks = [(n, lines[n].strip()) for n in comments if lines[n].strip() in (BEGIN, END)]
     if not names and not marks:
         return cell.source
     if len(names) != 1 or [mark for _, mark in marks] != [BEGIN, END]:

@@ -54,7 +54,7 @@ def place_exports(path: str, cells: list[Cell]) -> list[tuple[str, Cell]]:
 
 
 def _headings(cell: Cell) -> list[str]:
-    lines = re.sub(r"```.*?```", "", cell.source, flags=re.DOTALL).splitlines()
+    lines = lines_of(re.sub(r"```.*?```", "", cell.source, flags=re.DOTALL))
     return [line.lstrip("#").strip() for line in lines if re.match(r"#+ ", line)]
 
 
@@ -214,6 +214,11 @@ def export_chapter(path: str, cells: list[Cell]) -> dict[str, str]:
     }
 
 
+def _runs_main(code: str) -> bool:
+    tests = [node.test for node in ast.parse(code).body if isinstance(node, ast.If)]
+    return any(ast.unparse(test) == "__name__ == '__main__'" for test in tests)
+
+
 def _module(path: str, purpose: str, parts: list[Cell], borrowed: list[str]) -> str:
     imports, bodies = borrowed, []
     for cell in parts:
@@ -222,7 +227,7 @@ def _module(path: str, purpose: str, parts: list[Cell], borrowed: list[str]) -> 
     body = "\n\n".join(filter(None, bodies))
     names = defined_names(ast.parse(body))
     public = [name for name in names if not name.startswith("_")]
-    if "main" in names and "__main__" not in body:
+    if "main" in names and not _runs_main(body):
         body += '\n\n\nif __name__ == "__main__":\n    raise SystemExit(main())'
     head = f"# Generated from {path} by `course build`; edit that file.\n"
     listed = ", ".join(f'"{name}"' for name in public)
@@ -271,5 +276,8 @@ def format_python(files: dict[str, str]) -> dict[str, str]:
             target.write_text(text, encoding="utf-8")
         for command in (["check", *rules], ["format"]):
             options = ["--isolated", "--no-cache", "--line-length", "100", "--quiet", folder]
-            subprocess.run([sys.executable, "-m", "ruff", *command, *options], capture_output=True)
+            ruff = [sys.executable, "-m", "ruff", *command, *options]
+            done = subprocess.run(ruff, capture_output=True, text=True, encoding="utf-8")
+            if done.returncode not in (0, 1):  # 1: it found what it cannot mend
+                raise OSError(f"ruff could not format the library: {done.stderr.strip()}")
         return {path: Path(folder, path).read_text(encoding="utf-8") for path in files}

@@ -1,6 +1,7 @@
 # Generated from chapters/90_course_tool.py by `course build`; edit that file.
 """The gates: what `course check` looks at, without running any notebook and without writing."""
 
+import ast
 import json
 import re
 import shlex
@@ -156,9 +157,9 @@ def cells_gate(root: Path, plan: Plan) -> list[Problem]:
     for source in plan.sources:
         codes = [cell for cell in source.cells if cell.kind == "code"]
         for cell in codes:
-            if re.search(r"^\s*plt\.show\(\)", cell.source, re.MULTILINE) and not cell.comment(
-                "alt"
-            ):
+            calls = [n for n in ast.walk(parse_cell(source.path, cell)) if isinstance(n, ast.Call)]
+            shown = any(ast.unparse(call.func) == "plt.show" for call in calls)
+            if shown and not cell.comment("alt"):
                 way_out = "start the cell with `# alt: what the figure shows`"
                 problems.append(
                     Problem(source.path, cell.line, "a figure without alt text", way_out)

@@ -12,6 +12,7 @@ __all__ = [
     "Chapter",
     "Exercise",
     "Manifest",
+    "read_source_text",
     "find_root",
     "read_manifest",
 ]
@@ -86,6 +87,19 @@ class Manifest:
         raise CourseError(Problem("course.toml", 1, f"no chapter {slug!r}", f"choose from {known}"))
 
 
+def read_source_text(root: Path, path: str) -> str:
+    """Read a file that people write; a byte order mark, which some editors put first, is no text.
+
+    Raises:
+        CourseError: it is not UTF-8.
+    """
+    try:
+        return (root / path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise CourseError(Problem(path, line, "not UTF-8", "save the file as UTF-8")) from None
+
+
 def find_root(start: Path) -> Path:
     """Return the nearest folder, from `start` upwards, that holds a course.toml.
 
@@ -134,7 +148,7 @@ def read_manifest(root: Path) -> Manifest:
     Raises:
         CourseError: no valid TOML, or a field is missing or has the wrong type.
     """
-    text = (root / "course.toml").read_text(encoding="utf-8")
+    text = read_source_text(root, "course.toml")
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -143,9 +157,13 @@ def read_manifest(root: Path) -> Manifest:
         raise CourseError(Problem("course.toml", line, str(error), "mend the TOML")) from None
     lines = text.split("\n")
     chapters_at = next((n for n, x in enumerate(lines, 1) if x.startswith("chapters")), 1)
-    exercises_at = [n for n, x in enumerate(lines, 1) if x.strip() == "[[exercise]]"]
+    exercises = tables.get("exercise", [])
+    if not isinstance(exercises, list) or not all(isinstance(table, dict) for table in exercises):
+        raise CourseError(Problem("course.toml", 1, "exercise is no table", "write [[exercise]]"))
+    found = [n for n, x in enumerate(lines, 1) if re.match(r"\s*\[\[\s*exercise\s*\]\]", x)]
+    places = found if len(found) == len(exercises) else [1] * len(exercises)  # only for messages
     return Manifest(
         str(tables.get("title", "")),
         _chapters(tables.get("chapters"), chapters_at),
-        tuple(map(_exercise, tables.get("exercise", []), exercises_at)),
+        tuple(map(_exercise, exercises, places)),
     )

@@ -22,7 +22,13 @@ from nanochat_lib.course.layers import (
     order_problems,
     reachable,
 )
-from nanochat_lib.course.manifest import CourseError, Manifest, Problem, read_manifest
+from nanochat_lib.course.manifest import (
+    CourseError,
+    Manifest,
+    Problem,
+    read_manifest,
+    read_source_text,
+)
 from nanochat_lib.course.notebooks import (
     digest,
     make_notebook,
@@ -83,7 +89,7 @@ def _listing_problems(root: Path, manifest: Manifest) -> list[Problem]:
 
 def _read_source(root: Path, path: str, slug: str, index: int) -> Source:
     """Read one file, and refuse directives that belong in the other kind of file."""
-    text = (root / path).read_text(encoding="utf-8")
+    text = read_source_text(root, path)
     if not text.startswith(HEADER):
         way_out = "copy the first lines of chapters/00_start.py"
         raise CourseError(Problem(path, 1, "the header differs", way_out))
@@ -151,10 +157,10 @@ def _modules_on_disk(root: Path) -> dict[str, str]:
     """Read the library as it is: it stands in for chapters that are broken at the moment."""
     modules = {}
     for path in sorted((root / PACKAGE).rglob("*.py")):
-        text = path.read_text(encoding="utf-8")
         try:
+            text = path.read_text(encoding="utf-8")
             ast.parse(text)
-        except SyntaxError:
+        except (SyntaxError, ValueError):
             continue
         if path.name != "__init__.py":
             modules[_module_name(path.relative_to(root).as_posix())] = text

@@ -4,7 +4,7 @@
 from pathlib import Path
 
 from nanochat_lib.tasks.multiple_choice import MultipleChoice
-from nanochat_lib.tasks.rows import load_rows
+from nanochat_lib.tasks.rows import required
 
 __all__ = ["ARC"]
 
@@ -23,11 +23,12 @@ class ARC(MultipleChoice):
     def __init__(
         self, subset: str = "ARC-Easy", split: str = "train", path: str | Path | None = None
     ):
-        super().__init__(load_rows(path, "allenai/ai2_arc", subset, split), split)
+        super().__init__(path, "allenai/ai2_arc", subset, split)
 
-    def read_row(self, row: dict) -> tuple[str, list[str], int]:
+    def read_question(self, row: dict) -> tuple[str, list[str], int]:
         """Find the answer by its label: some rows count 1, 2, 3, 4 instead of A, B, C, D."""
-        labels = row["choices"]["label"]
-        if row["answerKey"] not in labels:
-            raise ValueError(f"answer {row['answerKey']!r} is not among the labels {labels}")
-        return row["question"], row["choices"]["text"], labels.index(row["answerKey"])
+        question, choices, answer = required(row, question=str, choices=dict, answerKey=str)
+        texts, labels = required(choices, text=list, label=list)
+        if answer not in labels:
+            raise ValueError(f"answer {answer!r} is not among the labels {labels}")
+        return question, texts, labels.index(answer)

@@ -6,8 +6,8 @@ from decimal import Decimal
 from pathlib import Path
 
 from nanochat_lib.inference.calculator import calculate
-from nanochat_lib.tasks.base import Task, content_text, validate_conversation
-from nanochat_lib.tasks.rows import load_rows
+from nanochat_lib.tasks.base import content_text
+from nanochat_lib.tasks.rows import RowTask, required
 
 __all__ = ["CALCULATION", "split_calculations", "FINAL", "final_number", "GSM8K"]
 
@@ -55,7 +55,7 @@ def final_number(text: str) -> Decimal | None:
     return sign * Decimal(found["number"].replace(",", ""))
 
 
-class GSM8K(Task):
+class GSM8K(RowTask):
     """Grade-school word problems; calculations go to the calculator, "#### n" ends the answer.
 
     Args:
@@ -66,18 +66,16 @@ class GSM8K(Task):
     """
 
     def __init__(self, split: str = "train", path: str | Path | None = None):
-        super().__init__(split)
-        self.rows = load_rows(path, "openai/gsm8k", "main", split)
+        super().__init__(path, "openai/gsm8k", "main", split)
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict:
+    def read_row(self, row: dict) -> dict:
         """Build the conversation, with the worked answer in parts."""
-        row = self.rows[self.check_index(index)]
-        parts = split_calculations(row["answer"])
-        user = {"role": "user", "content": row["question"]}
-        return validate_conversation({"messages": [user, {"role": "assistant", "content": parts}]})
+        question, answer = required(row, question=str, answer=str)
+        parts = split_calculations(answer)
+        if final_number(answer) is None:
+            raise ValueError(f"the answer ends {answer[-40:]!r}, expected a number after ####")
+        user = {"role": "user", "content": question}
+        return {"messages": [user, {"role": "assistant", "content": parts}]}
 
     def evaluate(self, conversation: dict, response: str) -> bool:
         """Compare the final numbers as numbers: 1,200 is 1200.00."""

@@ -4,7 +4,7 @@
 from pathlib import Path
 
 from nanochat_lib.tasks.multiple_choice import MultipleChoice
-from nanochat_lib.tasks.rows import load_rows
+from nanochat_lib.tasks.rows import required
 
 __all__ = ["MMLU"]
 
@@ -22,12 +22,13 @@ class MMLU(MultipleChoice):
 
     def __init__(self, subset: str = "all", split: str = "test", path: str | Path | None = None):
         if split == "auxiliary_train":  # the hub keeps it as a configuration of its own
-            rows = load_rows(path, "cais/mmlu", "auxiliary_train", "train")
+            super().__init__(path, "cais/mmlu", "auxiliary_train", "train")
         else:
-            rows = load_rows(path, "cais/mmlu", subset, split)
-        super().__init__(rows, split)
+            super().__init__(path, "cais/mmlu", subset, split)
 
-    def read_row(self, row: dict) -> tuple[str, list[str], int]:
+    def read_question(self, row: dict) -> tuple[str, list[str], int]:
         """Return the row's fields; auxiliary_train wraps them once more, in "train"."""
-        row = row.get("train") or row
-        return row["question"], row["choices"], row["answer"]
+        question, choices, answer = required(
+            row.get("train") or row, question=str, choices=list, answer=int
+        )
+        return question, choices, answer

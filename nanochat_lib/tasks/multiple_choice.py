@@ -5,7 +5,7 @@ import re
 from abc import abstractmethod
 from string import ascii_uppercase
 
-from nanochat_lib.tasks.base import Task, validate_conversation
+from nanochat_lib.tasks.rows import RowTask
 
 __all__ = ["render_choices", "extract_letter", "MultipleChoice"]
 
@@ -30,37 +30,29 @@ def extract_letter(response: str, letters: list[str]) -> str | None:
     return named.pop() if len(named) == 1 else None
 
 
-class MultipleChoice(Task):
+class MultipleChoice(RowTask):
     """Questions with lettered options; a subclass reads one row of its data set."""
 
-    def __init__(self, rows, split: str):
-        super().__init__(split)
-        self.rows = rows
-
     @abstractmethod
-    def read_row(self, row: dict) -> tuple[str, list[str], int]:
+    def read_question(self, row: dict) -> tuple[str, list[str], int]:
         """Return the question, its options, and the index of the right one."""
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict:
+    def read_row(self, row: dict) -> dict:
         """Build the conversation; "letters" beside the messages lists what to choose from."""
-        question, choices, answer = self.read_row(self.rows[self.check_index(index)])
+        question, choices, answer = self.read_question(row)
+        if not all(isinstance(choice, str) for choice in choices):
+            raise ValueError(f"the options are {choices!r:.80}, expected text")
         if not 2 <= len(choices) <= 26 or not 0 <= answer < len(choices):
-            raise ValueError(
-                f"row {index}: option {answer} of {len(choices)}, expected 2 to 26 options"
-            )
+            raise ValueError(f"option {answer} of {len(choices)}, expected 2 to 26 options")
         letters = list(ascii_uppercase[: len(choices)])
         user = {"role": "user", "content": render_choices(question, choices)}
         messages = [user, {"role": "assistant", "content": letters[answer]}]
-        return validate_conversation({"messages": messages, "letters": letters})
+        return {"messages": messages, "letters": letters}
 
     @property
     def floor(self) -> float:
         """The accuracy of guessing: the mean of 1 / number of options."""
-        counts = [len(self.read_row(row)[1]) for row in self.rows]
-        return sum(1 / count for count in counts) / len(counts)
+        return sum(1 / len(conversation["letters"]) for conversation in self) / len(self)
 
     def evaluate(self, conversation: dict, response: str) -> bool:
         """Compare the letter that the response settles on with the reference."""

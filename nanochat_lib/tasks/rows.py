@@ -1,12 +1,14 @@
 # Generated from chapters/12_tasks.py by `course build`; edit that file.
 """Open a Hugging Face data set, from local files or from the hub."""
 
+from abc import abstractmethod
 from pathlib import Path
 
 from nanochat_lib.data.files import json_rows
 from nanochat_lib.data.parquet import open_parquet
+from nanochat_lib.tasks.base import Task, validate_conversation
 
-__all__ = ["load_rows"]
+__all__ = ["load_rows", "required", "RowTask"]
 
 
 def load_rows(
@@ -45,3 +47,35 @@ def load_rows(
             raise ValueError(f"{path}, {place} is no JSON object: {row!r:.60}")
         rows.append(row)
     return datasets.Dataset.from_list(rows)
+
+
+def required(row: dict, **kinds: type) -> list:
+    """Return the named columns of a row, in order; ValueError names one of another kind."""
+    for name, kind in kinds.items():
+        if not isinstance(row.get(name), kind):
+            found = repr(row[name]) if name in row else f"missing, among {', '.join(row)}"
+            raise ValueError(f"column {name} is {found:.80}, expected {kind.__name__}")
+    return [row[name] for name in kinds]
+
+
+class RowTask(Task):
+    """A task over the rows of a data set; a subclass reads one row. Errors name data set and row."""
+
+    def __init__(self, path: str | Path | None, hub_name: str, subset: str | None, split: str):
+        super().__init__(split)
+        self.rows = load_rows(path, hub_name, subset, split)
+        self.source = path or hub_name
+
+    @abstractmethod
+    def read_row(self, row: dict) -> dict:
+        """Build the conversation; ValueError where the row does not hold one."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.rows[self.check_index(index)]
+        try:
+            return validate_conversation(self.read_row(row))
+        except ValueError as error:
+            raise ValueError(f"{self.source}, row {index}: {error}") from error

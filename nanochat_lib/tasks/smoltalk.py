@@ -3,13 +3,12 @@
 
 from pathlib import Path
 
-from nanochat_lib.tasks.base import Task, validate_conversation
-from nanochat_lib.tasks.rows import load_rows
+from nanochat_lib.tasks.rows import RowTask
 
 __all__ = ["SmolTalk"]
 
 
-class SmolTalk(Task):
+class SmolTalk(RowTask):
     """General conversations of several turns, some with a system message; for training only.
 
     Args:
@@ -20,16 +19,8 @@ class SmolTalk(Task):
     """
 
     def __init__(self, split: str = "train", path: str | Path | None = None):
-        super().__init__(split)
-        self.rows = load_rows(path, "HuggingFaceTB/smol-smoltalk", None, split)
+        super().__init__(path, "HuggingFaceTB/smol-smoltalk", None, split)
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict:
-        """Return one conversation, checked; the error names the row."""
-        messages = self.rows[self.check_index(index)]["messages"]
-        try:
-            return validate_conversation({"messages": messages})
-        except ValueError as error:
-            raise ValueError(f"row {index}: {error}") from error
+    def read_row(self, row: dict) -> dict:
+        """Return the row's messages, as they are."""
+        return {"messages": row.get("messages")}

@@ -89,6 +89,20 @@ def test_report_is_a_function_of_the_stored_records(runs, tmp_path):
     assert {name: (copy / name).read_bytes() for name in names} == before
 
 
+def test_a_report_that_somebody_wrote_into_is_kept_beside_the_new_one(runs, tmp_path):
+    copy = tmp_path / runs[0].name
+    shutil.copytree(runs[0], copy)
+    fresh = (copy / "report.md").read_bytes()
+    write_report(copy)
+    assert not list(copy.glob("report-edited-*")), "nothing was edited"
+    for note in (b"my notes\n", "caf\u00e9".encode("latin-1")):
+        (copy / "report.md").write_bytes(fresh + note)
+        write_report(copy)
+        assert (copy / "report.md").read_bytes() == fresh
+    kept = [path.read_bytes() for path in copy.glob("report-edited-*.md")]
+    assert sorted(kept) == sorted([fresh + b"my notes\n", fresh + "caf\u00e9".encode("latin-1")])
+
+
 def test_report_refuses_an_unfinished_run(runs, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(runs[0], copy)

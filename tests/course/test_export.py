@@ -78,6 +78,22 @@ def test_a_module_with_main_is_runnable():
     assert modules["a.py"].endswith('if __name__ == "__main__":\n    raise SystemExit(main())\n')
 
 
+def test_main_is_called_where_a_text_only_speaks_of_it():
+    spoken = '#| export\ndef main():\n    """Run as __main__."""\n    return 0'
+    modules = exported("#| default_exp a", spoken)
+    assert modules["a.py"].endswith("    raise SystemExit(main())\n")
+    by_hand = '#| export\ndef main():\n    return 0\n\n\nif __name__ == "__main__":\n    main()'
+    assert exported("#| default_exp a", by_hand)["a.py"].count("__main__") == 1
+
+
+def test_a_formatter_that_fails_is_an_error(monkeypatch, tmp_path):
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 2\n", encoding="utf-8")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    with pytest.raises(OSError, match="ruff could not"):
+        exported("#| default_exp a", "#| export\nX = 1")
+
+
 def test_a_heading_above_stands_in_for_a_purpose():
     text = (
         HEADER

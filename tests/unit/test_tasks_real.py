@@ -207,6 +207,37 @@ def test_smoltalk_names_the_row_whose_roles_are_wrong(tmp_path):
         task[0]
 
 
+QUESTION = {"question": "a?", "choices": ["x", "y"], "answer": 1}
+SCIENCE = {"question": "a?", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": "A"}
+SUM = {"question": "a?", "answer": "#### 2"}
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "complaint"),
+    [
+        (GSM8K, SUM | {"question": None}, "column question is None, expected str"),
+        (GSM8K, {"question": "a?"}, "column answer is missing, among question"),
+        (GSM8K, SUM | {"answer": 2}, "column answer is 2, expected str"),
+        (GSM8K, SUM | {"answer": "it is 2"}, "the answer ends 'it is 2'"),
+        (MMLU, QUESTION | {"answer": None}, "column answer is None, expected int"),
+        (MMLU, QUESTION | {"answer": "B"}, "column answer is 'B', expected int"),
+        (MMLU, QUESTION | {"choices": None}, "column choices is None, expected list"),
+        (MMLU, QUESTION | {"choices": ["x", None]}, "the options are .*None.*, expected text"),
+        (MMLU, QUESTION | {"answer": 2}, "option 2 of 2"),
+        (ARC, SCIENCE | {"answerKey": None}, "column answerKey is None, expected str"),
+        (ARC, SCIENCE | {"choices": {"text": ["x", "y"]}}, "column label is missing, among text"),
+        (ARC, SCIENCE | {"choices": {"text": ["x"], "label": ["A"]}}, "option 0 of 1"),
+        (SmolTalk, {"text": "a"}, "a conversation is a dict"),
+        (SmolTalk, {"messages": None}, "a conversation is a dict"),
+        (SmolTalk, {"messages": [{"role": "user", "content": None}]}, "message 0 .user.: content"),
+    ],
+)
+def test_a_row_that_holds_no_conversation_is_named_with_its_file(tmp_path, task, row, complaint):
+    path = write(tmp_path / "odd [1].jsonl", [row])
+    with pytest.raises(ValueError, match=r"odd \[1\]\.jsonl, row 0: .*" + complaint):
+        task(path=path)[0]
+
+
 def test_custom_json_reads_lists_and_dicts_and_keeps_odd_line_ends(tmp_path):
     messages = [
         {"role": "user", "content": "one\u2028two"},
