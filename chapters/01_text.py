@@ -324,7 +324,7 @@ import json
 import tempfile
 
 folder = Path(tempfile.mkdtemp())
-page = {"text": "First line\N{LINE SEPARATOR}second line"}
+page = {"text": "First line\N{LINE SEPARATOR}second line, in a caf\xe9"}
 (folder / "pages.jsonl").write_text(json.dumps(page, ensure_ascii=False) + "\n", encoding="utf-8")
 
 # %%
@@ -335,12 +335,13 @@ try:
     json.loads(lines[0])
 except json.JSONDecodeError as error:
     print(error.msg)
+print((folder / "pages.jsonl").read_text(encoding="latin-1")[-9:-3])
 
 # %% [markdown]
-# `str.splitlines` splits where *Unicode* ends a line: besides "\n" at nine other characters, U+2028
-# among them. A JSON lines file ends a line with one character, "\n". The bug is in many a loader,
-# and real benchmark files wake it up: one record of a published TriviaQA sample holds U+0085, "next
-# line". Iterating over an open file splits at "\n" alone if we say so, and we do.
+# `str.splitlines` splits where *Unicode* ends a line: besides "\n" at nine other characters. A JSON
+# lines file ends a line with "\n". Real benchmark files wake the bug up: one record of a published
+# TriviaQA sample holds U+0085. The last line above is its sibling: without `encoding=`, Python reads
+# text in the machine's locale, here Latin-1, and raises no error. We read bytes, as UTF-8.
 
 # %%
 #| export data.files

@@ -1211,7 +1211,7 @@ class Tokenizer:
         for i, one in enumerate(texts):
             if not isinstance(one, str):
                 raise ValueError(f"text {i} is {one!r:.60}: expected a str")
-            _check_space_runs(one)
+            _check_space_runs(one, "" if isinstance(text, str) else f"text {i}: ")
         if isinstance(text, str):
             return before + self._encoding.encode_ordinary(text) + after
         return [before + ids + after for ids in self._encoding.encode_ordinary_batch(texts)]
@@ -1290,15 +1290,15 @@ class Tokenizer:
             raise ValueError(f"unknown token id {unknown}: ids go from 0 to {n - 1}")
 
 
-def _check_space_runs(text: str) -> None:
+def _check_space_runs(text: str, where: str = "") -> None:
     """Refuse a text with a run of white space that would crash the encoder."""
     if len(text) < MAX_SPACE_RUN:
         return
     for run in re.finditer(r"\s+", text):
         if run.end() - run.start() >= MAX_SPACE_RUN:
             raise ValueError(
-                f"{run.end() - run.start():,} white-space characters in a row from {run.start():,} "
-                f"on: the encoder takes fewer than {MAX_SPACE_RUN:,}; shorten the run first"
+                f"{where}{run.end() - run.start():,} white-space characters in a row from "
+                f"{run.start():,} on: the encoder takes fewer than {MAX_SPACE_RUN:,}; shorten the run first"
             )
 
 

@@ -79,3 +79,34 @@ def test_half_characters_have_one_rule_in_every_path():
         assert encode_bpe(half, ranks) == ours.encode(half) == first.encode(half) == ids
         assert ours.encode([half]) == first.batch_encode([half]) == [ids]
     assert Ours.train(cut, 280).hash == Ours.train(clean, 280).hash
+
+
+def test_a_file_that_cannot_be_written_or_read_is_named_and_nothing_is_left(tmp_path):
+    tokenizer, folder = trained(), tmp_path / "place"
+    folder.mkdir()
+    for call in (tokenizer.save, rustbpe.Tokenizer.load):
+        for path, error in (
+            (tmp_path / "no/such.json", FileNotFoundError),
+            (folder, IsADirectoryError),
+            (tmp_path / ("long" * 100), OSError),
+        ):
+            with pytest.raises(error) as caught:
+                call(str(path))
+            assert caught.value.filename == str(path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["place"]
+    tokenizer.save(str(tmp_path / "whole.json"))
+    whole = (tmp_path / "whole.json").read_bytes()
+    for name, damaged in (("cut", whole[:-9]), ("binary", b"\xff\xfe"), ("other", b"[]")):
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{name} is no tokenizer that save"):
+            rustbpe.Tokenizer.load(str(tmp_path / name))
+
+
+def test_half_characters_in_patterns_and_names_of_special_tokens_are_named():
+    for call in (
+        lambda: rustbpe.Tokenizer().train_from_iterator(["a"], 260, pattern="\ud83d"),
+        lambda: trained(False).with_special_tokens({"<|\ud83d|>": 300}),
+        lambda: Ours.train(["a"], 300, pattern="\ud83d"),
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            call()

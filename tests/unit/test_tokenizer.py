@@ -149,6 +149,8 @@ def test_long_runs_of_space_are_refused_before_the_encoder_panics():
         TOKENIZER.encode("a" + " " * (MAX_SPACE_RUN + 1))
     with pytest.raises(ValueError, match="in a row"):
         TOKENIZER.encode(["a", "\u3000" * MAX_SPACE_RUN])
+    with pytest.raises(ValueError, match="text 1: 500,000 white-space characters"):
+        TOKENIZER.encode(["a", "\u3000" * MAX_SPACE_RUN])
     nearly = (" " * (MAX_SPACE_RUN - 1) + "a") * 2
     assert TOKENIZER.decode(TOKENIZER.encode(nearly)) == nearly
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLock};
 
-use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::sync::PyOnceLock;
@@ -30,6 +30,19 @@ const MOST_INTS: usize = 1 << 18;
 impl From<Error> for PyErr {
     fn from(error: Error) -> PyErr {
         PyValueError::new_err(error.to_string())
+    }
+}
+
+/// Python's OSError says which file; Rust's does not.
+fn with_path(error: std::io::Error, path: &std::path::Path) -> PyErr {
+    let name = path.display().to_string();
+    match error.raw_os_error() {
+        None => PyOSError::new_err(format!("{name}: {error}")),
+        Some(code) => {
+            let text = error.to_string();
+            let text = text.split(" (os error").next().unwrap_or_default().to_string();
+            PyOSError::new_err((code, text, name)) // Python picks FileNotFoundError and its kin
+        }
     }
 }
 
@@ -393,7 +406,7 @@ impl Tokenizer {
 
     /// Write the tokenizer to a JSON file, whole or not at all.
     fn save(&self, path: PathBuf) -> PyResult<()> {
-        Ok(store::save(&self.model(), &path)?)
+        store::save(&self.model(), &path).map_err(|error| with_path(error, &path))
     }
 
     /// Read a tokenizer from a file that `save` wrote.
@@ -403,7 +416,8 @@ impl Tokenizer {
     ///     ValueError: it is damaged, or of another kind.
     #[staticmethod]
     fn load(path: PathBuf) -> PyResult<Self> {
-        let (splitter, vocabulary) = store::load(&path)??;
+        let (splitter, vocabulary) =
+            store::load(&path).map_err(|error| with_path(error, &path))??;
         Ok(Self::with_model(splitter, vocabulary))
     }
 
