@@ -1060,13 +1060,13 @@ print(f"{rate / 1e6:.0f} MB of text a second")
 # %% [markdown]
 # A laptop trains on some 20,000 tokens a second, of about 4 bytes each: 80 KB
 # of text, so reading takes a percent or so of the time. The large profile, on one node, reads 11.2
-# billion tokens in about 3.3 hours (the first chapter's estimate):
+# billion tokens in about 3.4 hours (the first chapter's estimate):
 
 # %%
 # NBVAL_CHECK_OUTPUT
 tokens = 20 * 561e6
 text_bytes = 4.8 * tokens  # bytes a token, for a vocabulary of 65,536
-per_process = text_bytes / (3.3 * 3_600) / 8
+per_process = text_bytes / (3.4 * 3_600) / 8
 print(f"{text_bytes / 1e9:.0f} GB, {per_process / 1e6:.2f} MB a second for each of 8 processes")
 
 # %% [markdown]

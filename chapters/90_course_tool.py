@@ -31,7 +31,8 @@ from pathlib import Path
 if sys.argv[1:] == ["--rebuild"]:
     script = re.split(r"^# %%.*\n", Path(__file__).read_text(encoding="utf-8"), flags=re.MULTILINE)
     exec("\n\n".join(cell for cell in script if cell.startswith("#| export")))
-    raise SystemExit(main(["build", "course_tool", "--no-execute"]))
+    print(build(find_root(Path.cwd()), ["course_tool"], execute=False))
+    raise SystemExit
 
 
 # %% [markdown]
@@ -114,7 +115,7 @@ class CourseError(Exception):
 # NBVAL_CHECK_OUTPUT
 print(
     Problem(
-        "chapters/05_transformer.py",
+        "chapters/07_transformer.py",
         12,
         "unknown directive '#| exprot'",
         "did you mean `#| export`?",
@@ -128,17 +129,35 @@ print(
 #
 # ## What the course consists of
 #
-# One file, `course.toml`, lists the chapters in order, and the exercises. A folder listing would do for the
-# chapters; a list that somebody wrote lets us notice a chapter that is missing.
+# One file, `course.toml`, lists the chapters in the order of their imports, and the exercises. A folder listing would do
+# for the chapters; a list that somebody wrote lets us notice a chapter that is missing, and say what each one asks.
 
 
 # %%
 #| export
+LEVELS = ("gentle", "steady", "steep")
+WORKSHOP = "Workshop"  # the part that a reader of ideas can skip
+
+
 @dataclass(frozen=True)
 class Chapter:
-    """Name one chapter: "04_attention" orders the folder, "attention" is its slug everywhere else."""
+    """Hold one `[[chapter]]` table: "06_attention" orders the folder, "attention" is its slug elsewhere.
+
+    Args:
+        stem: the file's name without its ending.
+        part: the part of the course that it belongs to.
+        asks: its question, for the map.
+        level: one of LEVELS.
+        needs: slugs of chapters to read before it.
+        line: where its table stands in course.toml.
+    """
 
     stem: str
+    part: str = ""
+    asks: str = ""
+    level: str = "gentle"
+    needs: tuple[str, ...] = ()
+    line: int = 1
 
     @property
     def slug(self) -> str:
@@ -174,6 +193,12 @@ class Manifest:
     title: str
     chapters: tuple[Chapter, ...]
     exercises: tuple[Exercise, ...]
+    parts: tuple[str, ...] = ()
+
+    def by_part(self) -> dict[str, list[Chapter]]:
+        """Map each part, in the order of the map, to its chapters by number."""
+        ordered = sorted(self.chapters, key=lambda chapter: chapter.stem)
+        return {part: [c for c in ordered if c.part == part] for part in self.parts}
 
     def find(self, slug: str) -> Chapter:
         """Return the chapter with this slug.
@@ -216,47 +241,75 @@ def find_root(start: Path) -> Path:
 
 
 # %%
-manifest = Manifest("toy", (Chapter("00_start"), Chapter("04_attention")), ())
-assert manifest.find("attention").path == "chapters/04_attention.py"
+#| export
+def library_root() -> Path:
+    """Return the folder of course.toml beside the library: the course, wherever one stands.
+
+    Raises:
+        CourseError: the library was installed without its course.
+    """
+    return find_root(Path(__file__).resolve().parents[2])
+
+
+# %%
+manifest = Manifest("toy", (Chapter("00_start"), Chapter("06_attention")), ())
+assert manifest.find("attention").path == "chapters/06_attention.py"
 
 
 # %% [markdown]
-# Tables of a TOML file arrive as dictionaries of anything. We check them by hand, field by field: twenty lines, and the
+# Tables of a TOML file arrive as dictionaries of anything. We check them by hand, field by field: a dozen lines, and the
 # message says which exercise and which line.
 
 
 # %%
 #| export
-def _exercise(table: dict, line: int) -> Exercise:
-    expected = {"chapter": str, "name": str, "minutes": int, "importance": int, "hints": list}
+def _fields(table: dict, what: str, line: int, expected: dict[str, type]) -> list:
+    """Return the fields of a table in the order of `expected`; lists become tuples of text."""
     for key, kind in expected.items():
         if not isinstance(table.get(key), kind):
-            what = f"exercise {table.get('name', '?')!r}: {key} is {table.get(key)!r}"
-            raise CourseError(Problem("course.toml", line, what, f"give a {kind.__name__}"))
-    hints = tuple(str(hint) for hint in table["hints"])
-    return Exercise(
-        table["chapter"], table["name"], table["minutes"], table["importance"], hints, line
-    )
+            name = table.get("name", table.get("file", "?"))
+            said = f"{what} {name!r}: {key} is {table.get(key)!r}"
+            raise CourseError(Problem("course.toml", line, said, f"give a {kind.__name__}"))
+    values = [table[key] for key in expected]
+    return [tuple(map(str, v)) if isinstance(v, list) else v for v in values]
+
+
+def _tables(tables: dict, name: str, text: str) -> list[tuple[dict, int]]:
+    """Pair every [[name]] table with its line, which is only for messages."""
+    found = tables.get(name, [])
+    if not isinstance(found, list) or not all(isinstance(table, dict) for table in found):
+        raise CourseError(Problem("course.toml", 1, f"{name} is no table", f"write [[{name}]]"))
+    header = re.compile(rf"\s*\[\[\s*{name}\s*\]\]")
+    places = [n for n, line in enumerate(text.split("\n"), 1) if header.match(line)]
+    return list(zip(found, places if len(places) == len(found) else [1] * len(found)))
 
 
 # %% [markdown]
-# The list of chapters gets the same care: stems of the right form, each once, in the order of their numbers.
+# A chapter's table gets the same care: a stem of the right form, each slug once, a part that exists, and only needs that
+# come earlier.
 
 
 # %%
 #| export
-def _chapters(stems: object, line: int) -> tuple[Chapter, ...]:
-    ok = isinstance(stems, list) and all(
-        isinstance(stem, str) and re.fullmatch(r"\d\d_[a-z][a-z0-9_]*", stem) for stem in stems
-    )
-    if not ok or stems != sorted(set(stems)):
-        way_out = 'list file stems such as "04_attention", each once, in the order of their numbers'
-        raise CourseError(Problem("course.toml", line, f"chapters = {stems!r}", way_out))
-    return tuple(Chapter(stem) for stem in stems)
+def _chapter(table: dict, line: int, parts: tuple[str, ...], earlier: list[Chapter]) -> Chapter:
+    expected = {"file": str, "part": str, "asks": str, "level": str, "needs": list}
+    stem, part, asks, level, needs = _fields(table, "chapter", line, expected)
+    slugs = [chapter.slug for chapter in earlier]
+    late = [slug for slug in needs if slug not in slugs]
+    way_out = ""
+    if not re.fullmatch(r"\d\d_[a-z][a-z0-9_]*", stem):
+        way_out = 'file is a stem such as "06_attention"'
+    elif stem.split("_", 1)[1] in slugs:
+        way_out = "a slug stands once"
+    elif part not in parts or level not in LEVELS:
+        way_out = f"part is one of {', '.join(parts)}; level one of {', '.join(LEVELS)}"
+    elif late:
+        way_out = f"{late[0]} is no chapter above it"
+    if way_out:
+        raise CourseError(Problem("course.toml", line, f"chapter {stem!r}", way_out))
+    return Chapter(stem, part, asks, level, needs, line)
 
 
-# %%
-#| export
 def read_manifest(root: Path) -> Manifest:
     """Read course.toml.
 
@@ -264,7 +317,8 @@ def read_manifest(root: Path) -> Manifest:
         root: the folder that holds course.toml.
 
     Returns:
-        The title, the chapters in order, and the exercises; other tables are left alone.
+        The title, the chapters in the order of their imports, and the exercises; other tables are
+        left alone.
 
     Raises:
         CourseError: no valid TOML, or a field is missing or has the wrong type.
@@ -276,18 +330,16 @@ def read_manifest(root: Path) -> Manifest:
         place = re.search(r"line (\d+)", str(error))
         line = int(place[1]) if place else 1
         raise CourseError(Problem("course.toml", line, str(error), "mend the TOML")) from None
-    lines = text.split("\n")
-    chapters_at = next((n for n, x in enumerate(lines, 1) if x.startswith("chapters")), 1)
-    exercises = tables.get("exercise", [])
-    if not isinstance(exercises, list) or not all(isinstance(table, dict) for table in exercises):
-        raise CourseError(Problem("course.toml", 1, "exercise is no table", "write [[exercise]]"))
-    found = [n for n, x in enumerate(lines, 1) if re.match(r"\s*\[\[\s*exercise\s*\]\]", x)]
-    places = found if len(found) == len(exercises) else [1] * len(exercises)  # only for messages
-    return Manifest(
-        str(tables.get("title", "")),
-        _chapters(tables.get("chapters"), chapters_at),
-        tuple(map(_exercise, exercises, places)),
-    )
+    title, parts = _fields(tables, "course", 1, {"title": str, "parts": list})
+    chapters: list[Chapter] = []
+    for table, line in _tables(tables, "chapter", text):
+        chapters.append(_chapter(table, line, parts, chapters))
+    expected = {"chapter": str, "name": str, "minutes": int, "importance": int, "hints": list}
+    exercises = [
+        Exercise(*_fields(table, "exercise", line, expected), line)
+        for table, line in _tables(tables, "exercise", text)
+    ]
+    return Manifest(title, tuple(chapters), tuple(exercises), parts)
 
 
 # %% [markdown]
@@ -298,9 +350,20 @@ def read_manifest(root: Path) -> Manifest:
 # NBVAL_CHECK_OUTPUT
 import tempfile
 
-toml = 'title = "toy"\nchapters = ["00_start"]\n\n[profile.laptop]\nsteps = 3\n\n[[exercise]]\nname = "add"\n'
+toml = """\
+title = "toy"
+parts = ["I"]
+
+[[chapter]]
+file = "00_small"
+part = "I"
+asks = "what is twice x?"
+level = "gentle"
+needs = []
+"""
+more = '\n[profile.laptop]\nsteps = 3\n\n[[exercise]]\nchapter = "small"\nname = "add"\n'
 with tempfile.TemporaryDirectory() as folder:
-    Path(folder, "course.toml").write_text(toml, encoding="utf-8")
+    Path(folder, "course.toml").write_text(toml + more, encoding="utf-8")
     try:
         read_manifest(Path(folder))
     except CourseError as error:
@@ -1129,17 +1192,18 @@ origin = {
 library_graph = import_graph(
     {module: path.read_text(encoding="utf-8") for module, path in modules.items()}
 )
-chapters = sorted(set(origin.values()))
+course_order = [chapter.stem for chapter in read_manifest(library.parent).chapters]
+chapters = [stem for stem in course_order if stem in origin.values()]
 arrows = {
     (origin[a], origin[b])
     for a in library_graph
     for b in library_graph[a]
     if origin[a] != origin[b]
 }
-assert all(importer > imported for importer, imported in arrows)
-assert {imported for importer, imported in arrows if importer == "90_course_tool"} == {"00_start"}
+assert all(course_order.index(a) > course_order.index(b) for a, b in arrows)
+assert {imported for importer, imported in arrows if importer == "90_course_tool"} == {"93_ground"}
 print(
-    f"{len(modules)} modules from {len(chapters)} chapters, {len(arrows)} arrows between chapters"
+    f"{len(modules)} modules from {len(set(origin.values()))} chapters, {len(arrows)} arrows between chapters"
 )
 
 # %%
@@ -1152,21 +1216,21 @@ half_circle = np.linspace(0, np.pi, 40)
 for importer, imported in sorted(arrows):
     right, left = chapters.index(importer), chapters.index(imported)
     x = (left + right) / 2 + (right - left) / 2 * np.cos(half_circle)
-    colour = "tab:orange" if imported == "00_start" else "tab:blue"
+    colour = "tab:orange" if imported == "93_ground" else "tab:blue"
     axes.plot(x, (right - left) / 2 * np.sin(half_circle), color=colour, alpha=0.7, linewidth=1)
 axes.plot(range(len(chapters)), [0] * len(chapters), "o", color="0.3")
 axes.set_xticks(
     range(len(chapters)), [name.split("_", 1)[1] for name in chapters], rotation=60, ha="right"
 )
 axes.set_yticks([])
-axes.set_xlabel("chapter, in the order of the course")
+axes.set_xlabel("chapter, in the order of imports")
 axes.spines[["top", "left", "right"]].set_visible(False)
 plt.show()
 
 
 # %% [markdown]
-# *Every arc leads from a chapter back to an earlier one. Orange arcs end at the first chapter: the files, devices and seeds that
-# nearly everything rests on. The last chapter, this one, reaches nothing but that: the tool must work when a model does not.*
+# *Every arc leads from a chapter back to an earlier one. Orange arcs end at the ground: the files, devices and seeds that
+# nearly everything rests on. The course tool reaches nothing but that: it must work when a model does not.*
 #
 # ## A notebook that does not change by itself
 #
@@ -1670,6 +1734,7 @@ class Plan:
     imports: dict[str, set[str]]  # name to the modules it imports
     packages: dict[str, str]
     problems: list[Problem]
+    records: str = ""  # what lies in records/, hashed
 
 
 # %%
@@ -1677,9 +1742,9 @@ class Plan:
 def _listing_problems(root: Path, manifest: Manifest) -> list[Problem]:
     listed = {chapter.path for chapter in manifest.chapters}
     found = {f"chapters/{path.name}" for path in root.glob("chapters/*.py")}
-    way_out = "write it, or take it out of `chapters` in course.toml"
+    way_out = "write it, or take its [[chapter]] table out of course.toml"
     problems = [Problem(path, 1, "listed but missing", way_out) for path in sorted(listed - found)]
-    way_out = "add its stem to `chapters` in course.toml"
+    way_out = "add a [[chapter]] table to course.toml"
     problems += [Problem(path, 1, "not listed", way_out) for path in sorted(found - listed)]
     slugs = {chapter.slug for chapter in manifest.chapters}
     for path in sorted(root.glob("solutions/*.py")):
@@ -1810,7 +1875,9 @@ def make_plan(root: Path) -> Plan:
     imports = import_graph(modules)
     for source in chapters:
         problems += cycle_problems(source.path, set(map(_module_name, source.files)), imports)
-    return Plan(manifest, sources, modules, imports, packages, problems)
+    records = sorted(path for path in root.glob("records/**/*") if path.is_file())
+    hashed = digest([path.read_text(encoding="utf-8", errors="replace") for path in records])
+    return Plan(manifest, sources, modules, imports, packages, problems, hashed)
 
 
 # %% [markdown]
@@ -1828,6 +1895,8 @@ def current_stamp(source: Source, plan: Plan) -> str:
             found = imported_modules(parse_cell(source.path, cell), set(plan.modules))
             starts |= {name for name, _ in found}
     reached = {name: plan.modules[name] for name in reachable(starts, plan.imports)}
+    if any("library_root()" in cell.source for cell in source.cells if not cell.has("export")):
+        reached["course.toml"] = repr(plan.manifest.chapters) + plan.records
     return source_stamp(source.cells, reached)
 
 
@@ -1935,6 +2004,74 @@ def obstacles(root: Path, files: dict[str, str | None], record: dict[str, str]) 
     return problems
 
 
+# %% [markdown]
+# The README shows a map of the chapters. It is nobody's to type: it comes from `course.toml` and from the chapters, and
+# stands between two marks, which is all that a build touches there.
+
+
+# %%
+#| default_exp course.map
+# The map of the course: parts, chapters, their questions, and how long they take.
+
+# %%
+#| export
+MAP_START, MAP_END = "<!-- map:start -->", "<!-- map:end -->"
+
+
+def prose_words(cells: list[Cell]) -> int:
+    """Count the words of the prose."""
+    return sum(len(cell.source.split()) for cell in cells if cell.kind == "markdown")
+
+
+def code_lines(cells: list[Cell]) -> int:
+    """Count the lines of code that are not blank."""
+    codes = [cell.code for cell in cells if cell.kind == "code"]
+    return sum(bool(line.strip()) for code in codes for line in lines_of(code))
+
+
+def reading_minutes(cells: list[Cell]) -> int:
+    """Estimate the minutes to read a chapter: 180 words, or 30 lines of code, a minute; in fives."""
+    return 5 * max(1, round((prose_words(cells) / 180 + code_lines(cells) / 30) / 5))
+
+
+def shares(plan: Plan) -> list[tuple[str, int, int, int, float]]:
+    """Measure each chapter: slug, words, cells, exported lines, and the share of its code they are."""
+    rows = []
+    for source in plan.sources:
+        if source.is_chapter:
+            exported = [cell for _, cell in place_exports(source.path, source.cells)]
+            lines, every = code_lines(exported), code_lines(source.cells)
+            sizes = (prose_words(source.cells), len(source.cells), lines, lines / max(1, every))
+            rows.append((source.slug, *sizes))
+    return rows
+
+
+def map_markdown(plan: Plan) -> str:
+    """Write the parts and their chapters as Markdown tables."""
+    cells = {source.slug: source.cells for source in plan.sources if source.is_chapter}
+    blocks = []
+    for part, chapters in plan.manifest.by_part().items():
+        rows = [f"**{part}**", "", "| chapter | the question | level | reading, exercises |"]
+        rows.append("|---|---|---|---|")
+        for chapter in chapters:
+            own = [e.minutes for e in plan.manifest.exercises if e.chapter == chapter.slug]
+            work = f"{reading_minutes(cells.get(chapter.slug, []))} min"
+            work += f", {len(own)} in {sum(own)} min" if own else ""
+            link = f"[{chapter.slug.replace('_', ' ')}](chapters/{chapter.stem}.ipynb)"
+            rows.append(f"| {link} | {chapter.asks} | {chapter.level} | {work} |")
+        blocks.append("\n".join(rows) if chapters else f"**{part}**: to come.")
+    return "\n\n".join(blocks)
+
+
+def with_map(readme: str, plan: Plan) -> str:
+    """Return a README with the map between its two marks; without marks it stays as it is."""
+    before, start, rest = readme.partition(MAP_START)
+    _, end, after = rest.partition(MAP_END)
+    if not (start and end):
+        return readme
+    return f"{before}{start}\n{map_markdown(plan)}\n{end}{after}"
+
+
 # %%
 #| default_exp course.builder
 # Run what changed, and write each chapter whole or not at all.
@@ -1948,6 +2085,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 Runner = Callable[[str, list[Cell], Path], list[list[dict]]]
+BESIDE = ("course.toml", "records")  # what chapters read beside the library
 
 
 # %%
@@ -1963,6 +2101,11 @@ def _staged_library(root: Path, files: dict[str, str]):
         for path, text in files.items():
             (stage / path).parent.mkdir(parents=True, exist_ok=True)
             (stage / path).write_text(text, encoding="utf-8")
+        for name in BESIDE:
+            if (root / name).is_dir():
+                shutil.copytree(root / name, stage / name)
+            elif (root / name).is_file():
+                shutil.copy(root / name, stage / name)
         yield stage
 
 
@@ -2067,6 +2210,18 @@ def _remove_orphans(
     return removed
 
 
+def _write_map(root: Path, plan: Plan, say: Callable[[str], object]) -> list[str]:
+    """Bring the map in the README up to date; the rest of the file is somebody's."""
+    from nanochat_lib.common import atomic_write
+
+    old = read_source_text(root, "README.md") if (root / "README.md").is_file() else ""
+    if with_map(old, plan) == old:
+        return []
+    atomic_write(root / "README.md", with_map(old, plan))
+    say("wrote README.md")
+    return ["README.md"]
+
+
 def build(
     root: Path,
     slugs: list[str],
@@ -2119,7 +2274,7 @@ def build(
     for path in _remove_orphans(root, plan, chosen, not slugs, record):
         say(f"removed {path}")
         touched.append(path)
-    return touched
+    return touched if slugs else touched + _write_map(root, plan, say)
 
 
 # %% [markdown]
@@ -2137,9 +2292,9 @@ def pretend(path: str, cells: list[Cell], library: Path) -> list[list[dict]]:
 
 toy = Path(tempfile.mkdtemp())
 (toy / "chapters").mkdir()
-(toy / "course.toml").write_text('title = "toy"\nchapters = ["00_small"]\n', encoding="utf-8")
+(toy / "course.toml").write_text(toml, encoding="utf-8")
 (toy / "chapters/00_small.py").write_text(HEADER + "\n" + small, encoding="utf-8")
-assert read_manifest(toy).chapters == (Chapter("00_small"),)
+assert [chapter.slug for chapter in read_manifest(toy).by_part()["I"]] == ["small"]
 build(toy, [], run=pretend)
 print("again:", build(toy, [], run=pretend))
 
@@ -2370,6 +2525,10 @@ def drift_gate(root: Path, plan: Plan) -> list[Problem]:
         way_out = "move it out of the generated folders; no build removes it"
         removable = problem.way_out == again
         problems.append(problem if removable else Problem(path, 1, problem.what, way_out))
+    readme = _text(root / "README.md")
+    if not plan.problems and with_map(readme, plan) != readme:
+        what = "its map differs from course.toml and the chapters"
+        problems.append(Problem("README.md", 1, what, "run `course build`"))
     return problems
 
 
@@ -2804,17 +2963,27 @@ def _check(arguments: argparse.Namespace) -> int:
 # %%
 #| export
 def _list(arguments: argparse.Namespace) -> int:
-    root = find_root(Path.cwd())
-    manifest = read_manifest(root)
-    for chapter in manifest.chapters:
-        exercises = [e for e in manifest.exercises if e.chapter == chapter.slug]
-        minutes = sum(exercise.minutes for exercise in exercises)
-        work = f"{len(exercises)} exercises, {minutes} min" if exercises else ""
-        path = root / chapter.path
-        text = read_source_text(root, chapter.path) if path.is_file() else ""
-        cells = read_cells(text, chapter.path)
-        print(f"{chapter.slug:14}{module_title(cells)[:62]:64}{work}")
-    print("\nread one: course read SLUG, or open its notebook in chapters/")
+    plan = make_plan(find_root(Path.cwd()))
+    if arguments.shares:
+        rows, total = shares(plan), sum(row[3] for row in shares(plan))
+        print(f"{'':14}{'words':>7}{'cells':>7}{'exported':>10}{'of all':>8}{'of its code':>13}")
+        for slug, words, cells, lines, share in rows:
+            row = f"{slug:14}{words:>7,}{cells:>7}{lines:>10,}"
+            print(f"{row}{lines / max(1, total):>8.0%}{share:>13.0%}")
+        return 0
+    cells = {source.slug: source.cells for source in plan.sources if source.is_chapter}
+    for part, chapters in plan.manifest.by_part().items():
+        print(part if chapters else f"{part}: to come")
+        for chapter in chapters:
+            own = [e.minutes for e in plan.manifest.exercises if e.chapter == chapter.slug]
+            work = f"{reading_minutes(cells.get(chapter.slug, []))} min"
+            exercises = "exercise" if len(own) == 1 else "exercises"
+            work += f", {len(own)} {exercises} in {sum(own)} min" if own else ""
+            needs = f"; after {', '.join(chapter.needs)}" if chapter.needs else ""
+            print(f"  {chapter.slug:14}{chapter.asks}")
+            print(f"  {'':14}{chapter.level}; {work}{needs}")
+        print()
+    print("read one: course read SLUG, or open its notebook in chapters/")
     return 0
 
 
@@ -2857,6 +3026,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("check", help="look for drift and broken rules; executes nothing")
     command.set_defaults(run=_check)
     command = commands.add_parser("list", help="the chapters and their exercises")
+    command.add_argument("--shares", action="store_true", help="words, cells and exported lines")
     command.set_defaults(run=_list)
     command = commands.add_parser("read", help="read a chapter in the terminal")
     command.add_argument("slug", metavar="SLUG")

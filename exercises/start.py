@@ -8,106 +8,64 @@
 # %% [markdown]
 # # Exercises: start
 #
-# Two small tools that the rest of the course would miss.
+# One experiment with the twelve-line model.
 
 # %%
-import os
-import secrets
-import shutil
-import tempfile
-from collections.abc import Iterable
-from pathlib import Path
+import math
+from collections import Counter, defaultdict
+from pydoc_data.topics import topics
 
-from nanochat_lib.common import fingerprint
+import matplotlib.pyplot as plt
 
 # %% [markdown]
-# ## publish_folder
+# ## context_curve
 #
-# A checkpoint is several files that belong together: weights, optimizer state, a description.
-# `atomic_write` protects each of them and not the set. A process killed between two files leaves
-# new weights beside an old optimizer.
+# The model of the chapter looks back at three letters. Why not at five, or nine? Measure it. For each
+# length, fill the table from `training` alone, then ask how many bits the next letter costs, on the
+# training text and on text that the table has never seen.
 #
-# Write `publish_folder(path, files)`. Afterwards `path` is a folder that holds exactly the given
-# files. Until the last of them is written, `path` does not exist. If something fails half-way,
-# nothing is left behind. If `path` exists already, raise a `ValueError` that names it, and touch
-# nothing.
+# The cost of a letter is $-\log_2 p$, and $p$ must never be zero: use add-one smoothing,
+# $p = (n + 1) / (N + V)$, with $n$ the count of this letter after this context, $N$ the count of the
+# context, and $V$ the number of different letters in `training`. Average over all letters of the text
+# that have a whole context before them.
+#
+# Then say what you saw: which curve would you show to somebody who wants to buy your model? And where
+# does the other one turn? (Your words are yours; the grader looks at the numbers.)
 
 
 # %%
-#| exercise publish_folder
-def publish_folder(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """Create a folder with these files, whole or not at all.
+#| exercise context_curve
+def context_curve(training: str, held_out: str, lengths: list[int]) -> list[tuple[float, float]]:
+    """Measure bits per letter over the length of the context.
 
     Args:
-        path: the folder to appear; its parents are created where missing.
-        files: pairs of a file name and its content, consumed once, in order.
-
-    Raises:
-        ValueError: the path exists.
-    """
-    raise NotImplementedError("exercise start.publish_folder")
-
-
-# %%
-def check_publish_folder() -> None:
-    """Publish two files, and look for the folder while the second is on its way."""
-    path = Path(tempfile.mkdtemp()) / "runs" / "step_000100"
-
-    def files() -> Iterable[tuple[str, bytes]]:
-        yield "model", b"weights"
-        assert not path.exists(), "the folder is visible before it is complete"
-        yield "meta.json", b"{}"
-
-    publish_folder(path, files())
-    found = {file.name: file.read_bytes() for file in path.iterdir()}
-    assert found == {"model": b"weights", "meta.json": b"{}"}, f"got {found}"
-    assert [folder.name for folder in path.parent.iterdir()] == ["step_000100"], (
-        "what is left over?"
-    )
-
-
-check_publish_folder()
-
-# %% [markdown]
-# ## split_of
-#
-# A held-out document must stay held out: also when the corpus grows next month, arrives in another
-# order, or is read by another process. Shuffling and cutting breaks all three, because a document's
-# side depends on all the others.
-#
-# Write `split_of(document, held_out, seed)` so that the side depends on the document and the seed
-# alone. Over many documents the share on the "held_out" side is `held_out`; another seed draws
-# another split. A larger share must *add* documents to the held-out side and never free one.
-
-
-# %%
-#| exercise split_of
-def split_of(document: str, held_out: float, seed: int) -> str:
-    """Say on which side of a split a document belongs.
-
-    Args:
-        document: the text.
-        held_out: the share of documents to hold out, from 0 to 1.
-        seed: names the split.
+        training: fills the tables.
+        held_out: never does.
+        lengths: letters that the model looks back at, each at least 0.
 
     Returns:
-        "held_out" or "train".
-
-    Raises:
-        ValueError: the share lies outside 0 to 1.
+        For each length: (bits per letter of the training text, of the held-out text).
     """
-    raise NotImplementedError("exercise start.split_of")
+    raise NotImplementedError("exercise start.context_curve")
 
 
 # %%
-def check_split_of() -> None:
-    """Count the held-out share, and grow the corpus."""
-    texts = [f"document {i}" for i in range(5_000)]
-    sides = {text: split_of(text, held_out=0.1, seed=1) for text in texts}
-    share = sum(side == "held_out" for side in sides.values()) / len(texts)
-    assert 0.08 < share < 0.12, f"got a share of {share}"
-    again = [split_of(text, held_out=0.1, seed=1) for text in reversed(texts)]
-    assert again == list(sides.values())[::-1], "does the side depend on the order?"
+# alt: bits per letter over the letters of context: falling on the training text, turning up on held-out text
+def check_context_curve() -> None:
+    """A case by hand, then the curve on real text."""
+    by_hand = context_curve("abab", "ab", [0, 1])
+    assert math.isclose(by_hand[0][0], 1.0), f"got {by_hand[0][0]}: a and b are equally frequent"
+    assert math.isclose(by_hand[1][1], -math.log2(3 / 4)), f"got {by_hand[1][1]}: (2 + 1) / (2 + 2)"
+    text = "\n".join(topics.values())[:120_000]  # Python's own manual
+    lengths = list(range(8))
+    curve = context_curve(text[:100_000], text[100_000:], lengths)
+    figure, axes = plt.subplots(figsize=(6.5, 3), layout="constrained")
+    for column, name in enumerate(("training text", "held-out text")):
+        values = [bits[column] for bits in curve]
+        axes.plot(lengths, values, marker="o")
+        axes.annotate(f" {name}", (lengths[-1], values[-1]), annotation_clip=False)
+    axes.set(xlabel="letters of context", ylabel="bits per letter", xlim=(-0.2, 9))
+    plt.show()
 
 
-check_split_of()
+check_context_curve()

@@ -1,4 +1,4 @@
-# Generated from chapters/16_capstone.py by `course build`; edit that file.
+# Generated from chapters/20_capstone.py by `course build`; edit that file.
 """The command `nanochat`."""
 
 import os
@@ -71,6 +71,8 @@ class ReportArguments:
     """name of the run (default: the newest)"""
     readme: Path | None = None
     """also write the results between the marks of this README"""
+    record: bool = False
+    """also keep the report and the loss curves in records/RUN of the course"""
 
 
 def print_report(report: dict, run_folder: Path) -> None:
@@ -105,7 +107,8 @@ def run_command(arguments: list[str]) -> None:
 def report_command(arguments: list[str]) -> None:
     """Write a run's report again, and print it."""
     options = tyro.cli(ReportArguments, prog="nanochat report", args=arguments)
-    from nanochat_lib.capstone.report import fill_readme, write_report
+    from nanochat_lib.capstone.report import fill_readme, write_report, write_run_record
+    from nanochat_lib.course.manifest import library_root
 
     runs = sorted(base_dir().glob("*/run.json"), key=lambda path: path.stat().st_mtime)
     if not runs and options.run is None:
@@ -114,6 +117,8 @@ def report_command(arguments: list[str]) -> None:
     found = write_report(run_folder)
     if options.readme:
         fill_readme(options.readme, run_folder)
+    if options.record:
+        write_run_record(run_folder, library_root() / "records" / run_folder.name)
     print_report(found, run_folder)
 
 

@@ -1,5 +1,5 @@
-# Generated from chapters/00_start.py by `course build`; edit that file.
-"""Start: what we build, and the ground it stands on."""
+# Generated from chapters/93_ground.py by `course build`; edit that file.
+"""The ground: devices, number formats, seeds and files."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-# Generated from chapters/00_start.py by `course build`; edit that file.
+# Generated from chapters/93_ground.py by `course build`; edit that file.
 """What this machine is: its processor, its memory, its disk."""
 
 import os

@@ -1,4 +1,4 @@
-# Generated from chapters/16_capstone.py by `course build`; edit that file.
+# Generated from chapters/92_report.py by `course build`; edit that file.
 """How a report looks: tables, texts and a figure made of its numbers."""
 
 import io
@@ -114,12 +114,15 @@ def machine_line(report: dict) -> str:
     )
 
 
-def loss_figure(losses: dict[str, list[float]], untrained_loss: float) -> bytes:
+def loss_figure(
+    losses: dict[str, list[float]], untrained_loss: float, every: dict[str, int] | None = None
+) -> bytes:
     """Draw the training loss of each stage over its steps, beside the loss of knowing nothing.
 
     Args:
         losses: stage -> loss of each step, in nats a token.
         untrained_loss: log of the vocabulary size, in nats.
+        every: stage -> steps between two losses; 1 if None.
 
     Returns:
         A PNG of 6.5 x 3 inches; the same losses give the same bytes.
@@ -131,8 +134,9 @@ def loss_figure(losses: dict[str, list[float]], untrained_loss: float) -> bytes:
         smooth = [
             sum(values[i : i + width]) / len(values[i : i + width]) for i in range(len(values))
         ]
-        ax.plot(values, color="0.8", linewidth=0.5)
-        ax.plot(smooth, color=colour)
+        steps = [i * (every[stage] if every else 1) for i in range(len(values))]
+        ax.plot(steps, values, color="0.8", linewidth=0.5)
+        ax.plot(steps, smooth, color=colour)
         ax.axhline(untrained_loss, color="0.5", linestyle=":")
         ax.set_title(stage)
         ax.set_xlabel("step")

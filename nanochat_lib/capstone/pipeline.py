@@ -1,4 +1,4 @@
-# Generated from chapters/16_capstone.py by `course build`; edit that file.
+# Generated from chapters/91_pipeline.py by `course build`; edit that file.
 """Run stages in order, skipping what is up to date and continuing what was stopped."""
 
 import ast

@@ -1,4 +1,4 @@
-# Generated from chapters/16_capstone.py by `course build`; edit that file.
+# Generated from chapters/91_pipeline.py by `course build`; edit that file.
 """What a stage leaves in its folder: a record, files, and the proof that the files are its own."""
 
 import json

@@ -1,4 +1,4 @@
-# Generated from chapters/16_capstone.py by `course build`; edit that file.
+# Generated from chapters/92_report.py by `course build`; edit that file.
 """The report card: what a run measured, gathered from its records."""
 
 import json
@@ -30,6 +30,8 @@ __all__ = [
     "START",
     "END",
     "fill_readme",
+    "KEPT_POINTS",
+    "write_run_record",
 ]
 
 
@@ -152,3 +154,35 @@ def fill_readme(readme: Path, run_folder: Path) -> None:
     figure = (run_folder / "figures" / "loss.png").read_bytes()
     atomic_write(readme.parent / "figures" / f"{run_folder.name}_loss.png", figure)
     atomic_write(readme, before + START + block + END + after)
+
+
+KEPT_POINTS = 400  # points of a loss curve that a record keeps
+
+
+def write_run_record(run_folder: Path, records: Path) -> list[str]:
+    """Keep what is small of a run: report.json, report.md, its figure, and losses.json, thinned.
+
+    Args:
+        run_folder: a finished run.
+        records: the folder that gets them, created if missing; files of these names are replaced.
+
+    Returns:
+        The names written.
+    """
+    report = read_json(run_folder / "report.json")
+    losses = {}
+    for stage in ("base", "sft"):
+        values = read_losses(run_folder / stage)
+        every = max(1, len(values) // KEPT_POINTS)
+        losses[stage] = {"every": every, "losses": [round(v, 4) for v in values[::every]]}
+    texts = {
+        "report.json": json.dumps(report, indent=1) + "\n",
+        "report.md": render_report(report, run_folder.name),
+        "losses.json": json.dumps(losses) + "\n",
+    }
+    for name, text in texts.items():
+        atomic_write(records / name, text)
+    atomic_write(
+        records / "figures" / "loss.png", (run_folder / "figures" / "loss.png").read_bytes()
+    )
+    return [*texts, "figures/loss.png"]

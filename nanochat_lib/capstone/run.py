@@ -1,4 +1,4 @@
-# Generated from chapters/16_capstone.py by `course build`; edit that file.
+# Generated from chapters/20_capstone.py by `course build`; edit that file.
 """Tie the stages to a profile: one call from raw text to a report."""
 
 import json

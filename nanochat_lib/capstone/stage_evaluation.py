@@ -1,4 +1,4 @@
-# Generated from chapters/16_capstone.py by `course build`; edit that file.
+# Generated from chapters/20_capstone.py by `course build`; edit that file.
 """Stage 5: measure the models against floors and against each other."""
 
 import dataclasses

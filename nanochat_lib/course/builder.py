@@ -9,7 +9,8 @@ from pathlib import Path
 
 from nanochat_lib.course.cells import Cell
 from nanochat_lib.course.exporter import PACKAGE, module_path
-from nanochat_lib.course.manifest import CourseError
+from nanochat_lib.course.manifest import CourseError, read_source_text
+from nanochat_lib.course.map import with_map
 from nanochat_lib.course.notebooks import make_notebook, notebook_text, run_notebook
 from nanochat_lib.course.ownership import (
     RECORD,
@@ -28,9 +29,18 @@ from nanochat_lib.course.planner import (
     read_notebook,
 )
 
-__all__ = ["Runner", "fresh_notebook", "write_changed", "expected_files", "stray_files", "build"]
+__all__ = [
+    "Runner",
+    "BESIDE",
+    "fresh_notebook",
+    "write_changed",
+    "expected_files",
+    "stray_files",
+    "build",
+]
 
 Runner = Callable[[str, list[Cell], Path], list[list[dict]]]
+BESIDE = ("course.toml", "records")  # what chapters read beside the library
 
 
 @contextmanager
@@ -44,6 +54,11 @@ def _staged_library(root: Path, files: dict[str, str]):
         for path, text in files.items():
             (stage / path).parent.mkdir(parents=True, exist_ok=True)
             (stage / path).write_text(text, encoding="utf-8")
+        for name in BESIDE:
+            if (root / name).is_dir():
+                shutil.copytree(root / name, stage / name)
+            elif (root / name).is_file():
+                shutil.copy(root / name, stage / name)
         yield stage
 
 
@@ -139,6 +154,18 @@ def _remove_orphans(
     return removed
 
 
+def _write_map(root: Path, plan: Plan, say: Callable[[str], object]) -> list[str]:
+    """Bring the map in the README up to date; the rest of the file is somebody's."""
+    from nanochat_lib.common import atomic_write
+
+    old = read_source_text(root, "README.md") if (root / "README.md").is_file() else ""
+    if with_map(old, plan) == old:
+        return []
+    atomic_write(root / "README.md", with_map(old, plan))
+    say("wrote README.md")
+    return ["README.md"]
+
+
 def build(
     root: Path,
     slugs: list[str],
@@ -191,4 +218,4 @@ def build(
     for path in _remove_orphans(root, plan, chosen, not slugs, record):
         say(f"removed {path}")
         touched.append(path)
-    return touched
+    return touched if slugs else touched + _write_map(root, plan, say)

@@ -10,9 +10,10 @@ from nanochat_lib.course.builder import build
 from nanochat_lib.course.cells import read_cells
 from nanochat_lib.course.check import check
 from nanochat_lib.course.manifest import CourseError, find_root, read_manifest, read_source_text
+from nanochat_lib.course.map import reading_minutes, shares
 from nanochat_lib.course.notebooks import stored_outputs
-from nanochat_lib.course.planner import read_notebook
-from nanochat_lib.course.reader import advice, module_title, rendered
+from nanochat_lib.course.planner import make_plan, read_notebook
+from nanochat_lib.course.reader import advice, rendered
 from nanochat_lib.terminal import as_command
 
 __all__ = ["main"]
@@ -39,17 +40,27 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    root = find_root(Path.cwd())
-    manifest = read_manifest(root)
-    for chapter in manifest.chapters:
-        exercises = [e for e in manifest.exercises if e.chapter == chapter.slug]
-        minutes = sum(exercise.minutes for exercise in exercises)
-        work = f"{len(exercises)} exercises, {minutes} min" if exercises else ""
-        path = root / chapter.path
-        text = read_source_text(root, chapter.path) if path.is_file() else ""
-        cells = read_cells(text, chapter.path)
-        print(f"{chapter.slug:14}{module_title(cells)[:62]:64}{work}")
-    print("\nread one: course read SLUG, or open its notebook in chapters/")
+    plan = make_plan(find_root(Path.cwd()))
+    if arguments.shares:
+        rows, total = shares(plan), sum(row[3] for row in shares(plan))
+        print(f"{'':14}{'words':>7}{'cells':>7}{'exported':>10}{'of all':>8}{'of its code':>13}")
+        for slug, words, cells, lines, share in rows:
+            row = f"{slug:14}{words:>7,}{cells:>7}{lines:>10,}"
+            print(f"{row}{lines / max(1, total):>8.0%}{share:>13.0%}")
+        return 0
+    cells = {source.slug: source.cells for source in plan.sources if source.is_chapter}
+    for part, chapters in plan.manifest.by_part().items():
+        print(part if chapters else f"{part}: to come")
+        for chapter in chapters:
+            own = [e.minutes for e in plan.manifest.exercises if e.chapter == chapter.slug]
+            work = f"{reading_minutes(cells.get(chapter.slug, []))} min"
+            exercises = "exercise" if len(own) == 1 else "exercises"
+            work += f", {len(own)} {exercises} in {sum(own)} min" if own else ""
+            needs = f"; after {', '.join(chapter.needs)}" if chapter.needs else ""
+            print(f"  {chapter.slug:14}{chapter.asks}")
+            print(f"  {'':14}{chapter.level}; {work}{needs}")
+        print()
+    print("read one: course read SLUG, or open its notebook in chapters/")
     return 0
 
 
@@ -90,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("check", help="look for drift and broken rules; executes nothing")
     command.set_defaults(run=_check)
     command = commands.add_parser("list", help="the chapters and their exercises")
+    command.add_argument("--shares", action="store_true", help="words, cells and exported lines")
     command.set_defaults(run=_list)
     command = commands.add_parser("read", help="read a chapter in the terminal")
     command.add_argument("slug", metavar="SLUG")

@@ -15,6 +15,7 @@ from nanochat_lib.course.cells import parse_cell
 from nanochat_lib.course.docs import MOST_MODULE_LINES, cell_faults
 from nanochat_lib.course.exporter import place_exports
 from nanochat_lib.course.manifest import Problem
+from nanochat_lib.course.map import with_map
 from nanochat_lib.course.notebooks import make_notebook, notebook_text, stored_outputs
 from nanochat_lib.course.ownership import RECORD, file_hash, obstacles, read_record, text_hash
 from nanochat_lib.course.planner import Plan, Source, current_stamp, fresh_outputs, read_notebook
@@ -98,6 +99,10 @@ def drift_gate(root: Path, plan: Plan) -> list[Problem]:
         way_out = "move it out of the generated folders; no build removes it"
         removable = problem.way_out == again
         problems.append(problem if removable else Problem(path, 1, problem.what, way_out))
+    readme = _text(root / "README.md")
+    if not plan.problems and with_map(readme, plan) != readme:
+        what = "its map differs from course.toml and the chapters"
+        problems.append(Problem("README.md", 1, what, "run `course build`"))
     return problems
 
 

@@ -9,11 +9,14 @@ from pathlib import Path
 __all__ = [
     "Problem",
     "CourseError",
+    "LEVELS",
+    "WORKSHOP",
     "Chapter",
     "Exercise",
     "Manifest",
     "read_source_text",
     "find_root",
+    "library_root",
     "read_manifest",
 ]
 
@@ -39,11 +42,29 @@ class CourseError(Exception):
         self.problems = problems
 
 
+LEVELS = ("gentle", "steady", "steep")
+WORKSHOP = "Workshop"  # the part that a reader of ideas can skip
+
+
 @dataclass(frozen=True)
 class Chapter:
-    """Name one chapter: "04_attention" orders the folder, "attention" is its slug everywhere else."""
+    """Hold one `[[chapter]]` table: "06_attention" orders the folder, "attention" is its slug elsewhere.
+
+    Args:
+        stem: the file's name without its ending.
+        part: the part of the course that it belongs to.
+        asks: its question, for the map.
+        level: one of LEVELS.
+        needs: slugs of chapters to read before it.
+        line: where its table stands in course.toml.
+    """
 
     stem: str
+    part: str = ""
+    asks: str = ""
+    level: str = "gentle"
+    needs: tuple[str, ...] = ()
+    line: int = 1
 
     @property
     def slug(self) -> str:
@@ -73,6 +94,12 @@ class Manifest:
     title: str
     chapters: tuple[Chapter, ...]
     exercises: tuple[Exercise, ...]
+    parts: tuple[str, ...] = ()
+
+    def by_part(self) -> dict[str, list[Chapter]]:
+        """Map each part, in the order of the map, to its chapters by number."""
+        ordered = sorted(self.chapters, key=lambda chapter: chapter.stem)
+        return {part: [c for c in ordered if c.part == part] for part in self.parts}
 
     def find(self, slug: str) -> Chapter:
         """Return the chapter with this slug.
@@ -114,26 +141,53 @@ def find_root(start: Path) -> Path:
     )
 
 
-def _exercise(table: dict, line: int) -> Exercise:
-    expected = {"chapter": str, "name": str, "minutes": int, "importance": int, "hints": list}
+def library_root() -> Path:
+    """Return the folder of course.toml beside the library: the course, wherever one stands.
+
+    Raises:
+        CourseError: the library was installed without its course.
+    """
+    return find_root(Path(__file__).resolve().parents[2])
+
+
+def _fields(table: dict, what: str, line: int, expected: dict[str, type]) -> list:
+    """Return the fields of a table in the order of `expected`; lists become tuples of text."""
     for key, kind in expected.items():
         if not isinstance(table.get(key), kind):
-            what = f"exercise {table.get('name', '?')!r}: {key} is {table.get(key)!r}"
-            raise CourseError(Problem("course.toml", line, what, f"give a {kind.__name__}"))
-    hints = tuple(str(hint) for hint in table["hints"])
-    return Exercise(
-        table["chapter"], table["name"], table["minutes"], table["importance"], hints, line
-    )
+            name = table.get("name", table.get("file", "?"))
+            said = f"{what} {name!r}: {key} is {table.get(key)!r}"
+            raise CourseError(Problem("course.toml", line, said, f"give a {kind.__name__}"))
+    values = [table[key] for key in expected]
+    return [tuple(map(str, v)) if isinstance(v, list) else v for v in values]
 
 
-def _chapters(stems: object, line: int) -> tuple[Chapter, ...]:
-    ok = isinstance(stems, list) and all(
-        isinstance(stem, str) and re.fullmatch(r"\d\d_[a-z][a-z0-9_]*", stem) for stem in stems
-    )
-    if not ok or stems != sorted(set(stems)):
-        way_out = 'list file stems such as "04_attention", each once, in the order of their numbers'
-        raise CourseError(Problem("course.toml", line, f"chapters = {stems!r}", way_out))
-    return tuple(Chapter(stem) for stem in stems)
+def _tables(tables: dict, name: str, text: str) -> list[tuple[dict, int]]:
+    """Pair every [[name]] table with its line, which is only for messages."""
+    found = tables.get(name, [])
+    if not isinstance(found, list) or not all(isinstance(table, dict) for table in found):
+        raise CourseError(Problem("course.toml", 1, f"{name} is no table", f"write [[{name}]]"))
+    header = re.compile(rf"\s*\[\[\s*{name}\s*\]\]")
+    places = [n for n, line in enumerate(text.split("\n"), 1) if header.match(line)]
+    return list(zip(found, places if len(places) == len(found) else [1] * len(found)))
+
+
+def _chapter(table: dict, line: int, parts: tuple[str, ...], earlier: list[Chapter]) -> Chapter:
+    expected = {"file": str, "part": str, "asks": str, "level": str, "needs": list}
+    stem, part, asks, level, needs = _fields(table, "chapter", line, expected)
+    slugs = [chapter.slug for chapter in earlier]
+    late = [slug for slug in needs if slug not in slugs]
+    way_out = ""
+    if not re.fullmatch(r"\d\d_[a-z][a-z0-9_]*", stem):
+        way_out = 'file is a stem such as "06_attention"'
+    elif stem.split("_", 1)[1] in slugs:
+        way_out = "a slug stands once"
+    elif part not in parts or level not in LEVELS:
+        way_out = f"part is one of {', '.join(parts)}; level one of {', '.join(LEVELS)}"
+    elif late:
+        way_out = f"{late[0]} is no chapter above it"
+    if way_out:
+        raise CourseError(Problem("course.toml", line, f"chapter {stem!r}", way_out))
+    return Chapter(stem, part, asks, level, needs, line)
 
 
 def read_manifest(root: Path) -> Manifest:
@@ -143,7 +197,8 @@ def read_manifest(root: Path) -> Manifest:
         root: the folder that holds course.toml.
 
     Returns:
-        The title, the chapters in order, and the exercises; other tables are left alone.
+        The title, the chapters in the order of their imports, and the exercises; other tables are
+        left alone.
 
     Raises:
         CourseError: no valid TOML, or a field is missing or has the wrong type.
@@ -155,15 +210,13 @@ def read_manifest(root: Path) -> Manifest:
         place = re.search(r"line (\d+)", str(error))
         line = int(place[1]) if place else 1
         raise CourseError(Problem("course.toml", line, str(error), "mend the TOML")) from None
-    lines = text.split("\n")
-    chapters_at = next((n for n, x in enumerate(lines, 1) if x.startswith("chapters")), 1)
-    exercises = tables.get("exercise", [])
-    if not isinstance(exercises, list) or not all(isinstance(table, dict) for table in exercises):
-        raise CourseError(Problem("course.toml", 1, "exercise is no table", "write [[exercise]]"))
-    found = [n for n, x in enumerate(lines, 1) if re.match(r"\s*\[\[\s*exercise\s*\]\]", x)]
-    places = found if len(found) == len(exercises) else [1] * len(exercises)  # only for messages
-    return Manifest(
-        str(tables.get("title", "")),
-        _chapters(tables.get("chapters"), chapters_at),
-        tuple(map(_exercise, exercises, places)),
-    )
+    title, parts = _fields(tables, "course", 1, {"title": str, "parts": list})
+    chapters: list[Chapter] = []
+    for table, line in _tables(tables, "chapter", text):
+        chapters.append(_chapter(table, line, parts, chapters))
+    expected = {"chapter": str, "name": str, "minutes": int, "importance": int, "hints": list}
+    exercises = [
+        Exercise(*_fields(table, "exercise", line, expected), line)
+        for table, line in _tables(tables, "exercise", text)
+    ]
+    return Manifest(title, tuple(chapters), tuple(exercises), parts)

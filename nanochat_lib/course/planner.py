@@ -70,14 +70,15 @@ class Plan:
     imports: dict[str, set[str]]  # name to the modules it imports
     packages: dict[str, str]
     problems: list[Problem]
+    records: str = ""  # what lies in records/, hashed
 
 
 def _listing_problems(root: Path, manifest: Manifest) -> list[Problem]:
     listed = {chapter.path for chapter in manifest.chapters}
     found = {f"chapters/{path.name}" for path in root.glob("chapters/*.py")}
-    way_out = "write it, or take it out of `chapters` in course.toml"
+    way_out = "write it, or take its [[chapter]] table out of course.toml"
     problems = [Problem(path, 1, "listed but missing", way_out) for path in sorted(listed - found)]
-    way_out = "add its stem to `chapters` in course.toml"
+    way_out = "add a [[chapter]] table to course.toml"
     problems += [Problem(path, 1, "not listed", way_out) for path in sorted(found - listed)]
     slugs = {chapter.slug for chapter in manifest.chapters}
     for path in sorted(root.glob("solutions/*.py")):
@@ -197,7 +198,9 @@ def make_plan(root: Path) -> Plan:
     imports = import_graph(modules)
     for source in chapters:
         problems += cycle_problems(source.path, set(map(_module_name, source.files)), imports)
-    return Plan(manifest, sources, modules, imports, packages, problems)
+    records = sorted(path for path in root.glob("records/**/*") if path.is_file())
+    hashed = digest([path.read_text(encoding="utf-8", errors="replace") for path in records])
+    return Plan(manifest, sources, modules, imports, packages, problems, hashed)
 
 
 def current_stamp(source: Source, plan: Plan) -> str:
@@ -208,6 +211,8 @@ def current_stamp(source: Source, plan: Plan) -> str:
             found = imported_modules(parse_cell(source.path, cell), set(plan.modules))
             starts |= {name for name, _ in found}
     reached = {name: plan.modules[name] for name in reachable(starts, plan.imports)}
+    if any("library_root()" in cell.source for cell in source.cells if not cell.has("export")):
+        reached["course.toml"] = repr(plan.manifest.chapters) + plan.records
     return source_stamp(source.cells, reached)
 
 

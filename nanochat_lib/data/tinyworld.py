@@ -1,4 +1,4 @@
-# Generated from chapters/12_tinyworld.py by `course build`; edit that file.
+# Generated from chapters/16_tinyworld.py by `course build`; edit that file.
 """A closed little world: its words, its facts, and what is held out for tests."""
 
 import random

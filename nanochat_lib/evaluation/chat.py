@@ -1,4 +1,4 @@
-# Generated from chapters/13_finetuning.py by `course build`; edit that file.
+# Generated from chapters/17_finetuning.py by `course build`; edit that file.
 """Chat evaluation: ask a task's questions, grade the answers, put an interval on the score."""
 
 import math

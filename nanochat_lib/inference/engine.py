@@ -1,4 +1,4 @@
-# Generated from chapters/11_inference.py by `course build`; edit that file.
+# Generated from chapters/12_inference.py by `course build`; edit that file.
 """The engine: sampling, batched and streaming generation, the calculator as a tool."""
 
 import math

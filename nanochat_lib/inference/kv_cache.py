@@ -1,4 +1,4 @@
-# Generated from chapters/11_inference.py by `course build`; edit that file.
+# Generated from chapters/12_inference.py by `course build`; edit that file.
 """The KV cache: keys and values of past tokens, for rows of different lengths."""
 
 import torch

@@ -1,4 +1,4 @@
-# Generated from chapters/04_attention.py by `course build`; edit that file.
+# Generated from chapters/06_attention.py by `course build`; edit that file.
 """Attention: every token chooses what to read."""
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-# Generated from chapters/05_transformer.py by `course build`; edit that file.
+# Generated from chapters/07_transformer.py by `course build`; edit that file.
 """The transformer: one dial called depth."""
 
 from dataclasses import dataclass

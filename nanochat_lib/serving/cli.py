@@ -1,4 +1,4 @@
-# Generated from chapters/15_serving.py by `course build`; edit that file.
+# Generated from chapters/19_serving.py by `course build`; edit that file.
 """The chat in the terminal: streaming text, remembering turns, finding a model."""
 
 import codecs

@@ -1,4 +1,4 @@
-# Generated from chapters/12_tasks.py by `course build`; edit that file.
+# Generated from chapters/15_tasks.py by `course build`; edit that file.
 """ARC: science questions of American school exams."""
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-# Generated from chapters/12_tasks.py by `course build`; edit that file.
+# Generated from chapters/15_tasks.py by `course build`; edit that file.
 """A task: conversations with a grader; checks, slices and mixtures of them."""
 
 from abc import ABC, abstractmethod

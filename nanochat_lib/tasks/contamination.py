@@ -1,4 +1,4 @@
-# Generated from chapters/12_tinyworld.py by `course build`; edit that file.
+# Generated from chapters/16_tinyworld.py by `course build`; edit that file.
 """Find test questions in training text."""
 
 import re

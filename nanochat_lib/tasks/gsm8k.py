@@ -1,4 +1,4 @@
-# Generated from chapters/12_tasks.py by `course build`; edit that file.
+# Generated from chapters/15_tasks.py by `course build`; edit that file.
 """GSM8K: word problems whose calculations become tool calls."""
 
 import re

@@ -1,4 +1,4 @@
-# Generated from chapters/12_tasks.py by `course build`; edit that file.
+# Generated from chapters/15_tasks.py by `course build`; edit that file.
 """Multiple choice: options with letters, and a grader that wants exactly one."""
 
 import re

@@ -1,4 +1,4 @@
-# Generated from chapters/12_tasks.py by `course build`; edit that file.
+# Generated from chapters/15_tasks.py by `course build`; edit that file.
 """Open a Hugging Face data set, from local files or from the hub."""
 
 from abc import abstractmethod

@@ -1,4 +1,4 @@
-# Generated from chapters/08_pretraining.py by `course build`; edit that file.
+# Generated from chapters/95_checkpoints.py by `course build`; edit that file.
 """Write and read checkpoints: complete or absent, and only with their own tokenizer."""
 
 import json

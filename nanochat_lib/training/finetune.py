@@ -1,4 +1,4 @@
-# Generated from chapters/13_finetuning.py by `course build`; edit that file.
+# Generated from chapters/17_finetuning.py by `course build`; edit that file.
 """Fine-tune a pretrained model on conversations: packing, masks, and the run itself."""
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-# Generated from chapters/08_pretraining.py by `course build`; edit that file.
+# Generated from chapters/11_pretraining.py by `course build`; edit that file.
 """Pack documents into batches of rows, and resume to the token."""
 
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-# Generated from chapters/06_optimizer.py by `course build`; edit that file.
+# Generated from chapters/08_optimizer.py by `course build`; edit that file.
 """The optimizers: Muon for matrices, AdamW for the rest."""
 
 from collections import defaultdict

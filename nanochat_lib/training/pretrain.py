@@ -1,4 +1,4 @@
-# Generated from chapters/08_pretraining.py by `course build`; edit that file.
+# Generated from chapters/11_pretraining.py by `course build`; edit that file.
 """Train a GPT from scratch on shards of text."""
 
 import dataclasses

@@ -1,4 +1,4 @@
-# Generated from chapters/08_pretraining.py by `course build`; edit that file.
+# Generated from chapters/95_checkpoints.py by `course build`; edit that file.
 """Watch a training run, and stop it between two steps."""
 
 import signal

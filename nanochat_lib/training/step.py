@@ -1,4 +1,4 @@
-# Generated from chapters/08_pretraining.py by `course build`; edit that file.
+# Generated from chapters/11_pretraining.py by `course build`; edit that file.
 """Do one step of training: its sizes, its learning rate, its gradient, with or without a compiler."""
 
 import os

@@ -11,7 +11,21 @@ from nanochat_lib.course.cells import HEADER
 
 MANIFEST = """\
 title = "a tiny course"
-chapters = ["00_one", "01_two"]
+parts = ["I", "Workshop"]
+
+[[chapter]]
+file = "00_one"
+part = "I"
+asks = "what is twice x?"
+level = "gentle"
+needs = []
+
+[[chapter]]
+file = "01_two"
+part = "I"
+asks = "who uses it?"
+level = "steady"
+needs = ["one"]
 
 [profile.small]
 steps = 3

@@ -1,6 +1,7 @@
 """Building: only what changed, whole or not at all, and the same bytes every time."""
 
 import pytest
+from tiny_tables import TABLE_TWO
 
 from nanochat_lib.course.check import check
 from nanochat_lib.course.cli import main
@@ -81,7 +82,7 @@ def test_an_orphan_leaves_no_trace_in_stamps(course):
 
 def test_everything_of_a_removed_chapter_goes(course):
     (course.root / TWO).unlink()
-    course.replace("course.toml", ', "01_two"', "")
+    course.replace("course.toml", TABLE_TWO, "")
     course.build()
     left = course.files()
     assert not any("two" in path or "later" in path for path in left)
@@ -211,7 +212,7 @@ def test_what_no_build_wrote_survives_every_build(course, path):
     course.build()
     course.build("one", force=True)
     (course.root / TWO).unlink()
-    course.replace("course.toml", ', "01_two"', "")
+    course.replace("course.toml", TABLE_TWO, "")
     course.build()
     assert course.read(path) == text
     problem = next(p for p in check(course.root)["drift"] if p.path == path)
@@ -221,7 +222,7 @@ def test_what_no_build_wrote_survives_every_build(course, path):
 def test_an_orphan_that_somebody_changed_stays(course):
     course.write("nanochat_lib/later/use.py", "FOUR = 5\n")
     (course.root / TWO).unlink()
-    course.replace("course.toml", ', "01_two"', "")
+    course.replace("course.toml", TABLE_TWO, "")
     assert "nanochat_lib/later/use.py" not in course.build()
     assert course.read("nanochat_lib/later/use.py") == "FOUR = 5\n"
     assert not (course.root / "chapters/01_two.ipynb").exists()
@@ -291,8 +292,13 @@ MISTAKES = {
     "same module": (TWO, "default_exp later.use", "default_exp numbers.double", "belongs to"),
     "module and folder": (TWO, "default_exp later.use", "default_exp numbers", "folder"),
     "no such chapter": ("course.toml", '"01_two"', '"01_tow"', "chapters/01_tow.py:1: listed"),
-    "numbers": ("course.toml", '"00_one", "01_two"', '"01_two", "00_one"', "course.toml:2"),
-    "manifest": ("course.toml", "minutes = 5", "minutes = ", "course.toml:10"),
+    "twice": ("course.toml", '"01_two"', '"02_one"', "course.toml:11: chapter '02_one'"),
+    "stem": ("course.toml", '"01_two"', '"two"', "file is a stem such as"),
+    "late": ("course.toml", "needs = []", 'needs = ["two"]', "two is no chapter above it"),
+    "part": ("course.toml", 'part = "I"', 'part = "II"', "part is one of I, Workshop"),
+    "level": ("course.toml", '"gentle"', '"easy"', "level one of gentle, steady, steep"),
+    "asks": ("course.toml", 'asks = "who', 'ask = "who', "chapter '01_two': asks is None"),
+    "manifest": ("course.toml", "minutes = 5", "minutes = ", "course.toml:24"),
     "field": ("course.toml", "minutes = 5", "hours = 1", "minutes is None"),
     "marks": ("solutions/one.py", "    ### END SOLUTION\n", "", "solutions/one.py"),
     "name": ("solutions/one.py", "exercise triple", "exercise quadruple", "quadruple"),

@@ -131,8 +131,7 @@ def test_an_inline_exercise_is_read_too(course):
     manifest = course.root / "course.toml"
     before, _, table = manifest.read_text(encoding="utf-8").partition("[[exercise]]")
     inline = ", ".join(table.strip().split("\n"))
-    head, _, profile = before.partition("[profile")
-    manifest.write_text(f"{head}exercise = [{{{inline}}}]\n[profile{profile}", encoding="utf-8")
+    manifest.write_text(f"exercise = [{{{inline}}}]\n{before}", encoding="utf-8")
     assert [exercise.name for exercise in read_manifest(course.root).exercises] == ["triple"]
 
 

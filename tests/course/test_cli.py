@@ -27,8 +27,31 @@ def test_list_shows_chapters_in_order(course, monkeypatch, capsys):
     monkeypatch.chdir(course.root / "chapters")  # it finds the course from a folder inside
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("one") and "the first chapter" in lines[0]
-    assert "1 exercises, 5 min" in lines[0] and lines[1].startswith("two")
+    assert lines[0] == "I" and lines[1].split() == ["one", "what", "is", "twice", "x?"]
+    assert lines[2].strip() == "gentle; 5 min, 1 exercise in 5 min"
+    assert lines[4].strip() == "steady; 5 min; after one"
+    assert "Workshop: to come" in lines
+
+
+def test_shares_are_counted(course, monkeypatch, capsys):
+    monkeypatch.chdir(course.root)
+    assert main(["list", "--shares"]) == 0
+    one, two = capsys.readouterr().out.splitlines()[1:]
+    assert one.split()[:2] == ["one", "8"] and one.split()[4].endswith("%")
+    exported = [int(line.split()[3]) for line in (one, two)]
+    assert exported[0] > exported[1] > 0
+
+
+def test_the_map_in_the_readme_is_built_and_the_rest_is_left_alone(course):
+    mine = "mine\n<!-- map:start -->\nold\n<!-- map:end -->\nalso mine\n"
+    course.write("README.md", mine)
+    assert [p.path for p in check(course.root)["drift"]] == ["README.md"]
+    assert course.build() == ["README.md"] and course.build() == []
+    text = course.read("README.md")
+    assert text.startswith("mine\n<!--") and text.endswith("-->\nalso mine\n")
+    assert "[one](chapters/00_one.ipynb) | what is twice x? | gentle" in text
+    course.write("README.md", "no marks\n")
+    assert course.build() == [] and course.read("README.md") == "no marks\n"
 
 
 def test_read_shows_prose_code_and_results(course, monkeypatch, capsys):
@@ -72,11 +95,12 @@ def test_the_tool_rebuilds_itself_from_its_chapter_alone(tmp_path):
     ignored = shutil.ignore_patterns("course", "__pycache__")
     shutil.copytree(ROOT / "nanochat_lib", tmp_path / "nanochat_lib", ignore=ignored)
     (tmp_path / "chapters").mkdir()
-    for stem in ("00_start", "90_course_tool"):
+    for stem in ("93_ground", "90_course_tool"):
         shutil.copy(ROOT / f"chapters/{stem}.py", tmp_path / "chapters")
-    (tmp_path / "course.toml").write_text(
-        'chapters = ["00_start", "90_course_tool"]\n', encoding="utf-8"
-    )
+    manifest = (ROOT / "course.toml").read_text(encoding="utf-8")
+    before, *tables = manifest.partition("[[exercise]]")[0].split("[[chapter]]")
+    kept = [table for table in tables if "93_ground" in table or "90_course_tool" in table]
+    (tmp_path / "course.toml").write_text("[[chapter]]".join([before, *kept]), encoding="utf-8")
     command = [sys.executable, "chapters/90_course_tool.py", "--rebuild"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(

@@ -48,7 +48,7 @@ PROOFS = {
     "rustbpe/bench/run.py": {
         "unfinished.rename(corpus)": "the benchmark's own corpus in its own cache folder",
     },
-    "solutions/start.py": {
+    "solutions/ground.py": {
         "os.rename(temporary, path)": "a rename onto a folder with files fails",
         "shutil.rmtree(temporary, ignore_errors=True)": "the hidden folder made just before",
     },

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tiny_tables import TABLE_TWO
 
 from nanochat_lib.course.check import check
 from nanochat_lib.course.cli import main
@@ -98,14 +99,14 @@ EDITS = {
     ),
     "directive": ("sources", TWO, "did you mean `#| export`", TWO, "#| export", "#| exprot"),
     "syntax": ("sources", TWO, "syntax error", TWO, "FOUR = double(2)", "FOUR = double(2"),
-    "unlisted chapter": ("sources", TWO, "not listed", "course.toml", ', "01_two"', ""),
+    "unlisted chapter": ("sources", TWO, "not listed", "course.toml", TABLE_TWO, ""),
     "missing chapter": (
         "sources",
         "chapters/02_three.py",
         "missing",
         "course.toml",
-        '"01_two"',
-        '"01_two", "02_three"',
+        TABLE_TWO,
+        TABLE_TWO + "\n" + TABLE_TWO.replace("01_two", "02_three"),
     ),
     "cycle": (
         "sources",

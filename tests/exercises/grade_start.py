@@ -1,138 +1,101 @@
-"""Grade the exercises of the start chapter."""
+"""Grade the exercise of the start chapter."""
 
-import os
+import math
 import random
-import tempfile
-from pathlib import Path
 
 
-def grade_publish_folder(module) -> None:
-    """Whole or absent, in order, with parents; an existing folder is left as it is."""
-    root = Path(tempfile.mkdtemp())
-    path = root / "deep" / "er" / "step_1"
-
-    def watched():
-        for name in ("a", "b", "c"):
-            assert not path.exists(), "the folder was visible before its last file was written"
-            yield name, name.encode() * 1_000
-
-    module.publish_folder(path, watched())
-    found = {file.name: file.read_bytes() for file in path.iterdir()}
-    assert found == {name: name.encode() * 1_000 for name in "abc"}, f"files: {sorted(found)}"
-    assert os.listdir(path.parent) == ["step_1"], "something else was left beside the folder"
-
-    def breaks():
-        yield "a", b"new"
-        raise RuntimeError("the disk is full")
-
-    try:
-        module.publish_folder(root / "broken" / "step_2", breaks())
-    except RuntimeError:
-        pass
-    else:
-        raise AssertionError("an error in the middle was swallowed")
-    left = [str(p.relative_to(root)) for p in (root / "broken").rglob("*")]
-    assert not left, f"after a failure these were left: {left}"
-    (path / "a").write_bytes(b"old")
-    try:
-        module.publish_folder(path, [("z", b"new")])
-    except ValueError as error:
-        assert "step_1" in str(error), f"the message names no folder: {error}"
-    else:
-        raise AssertionError("an existing folder was accepted")
-    assert (path / "a").read_bytes() == b"old" and not (path / "z").exists()
+def _text(seed: int, size: int) -> str:
+    """Write words of a tiny language, so that longer contexts first help and then only remember."""
+    rng = random.Random(seed)
+    words = ["".join(rng.choices("abcdefgh", k=rng.randint(2, 6))) for _ in range(300)]
+    drawn = []
+    while sum(map(len, drawn)) < size:
+        drawn.append(words[int(300 * rng.random() ** 2)] + " ")
+    return "".join(drawn)
 
 
-def grade_split_of(module) -> None:
-    """A fair share, fixed for each document, nested in the share, different for each seed."""
-    texts = [f"page {i} ü" for i in range(4_000)]
-    state = random.getstate()
-    small = {t for t in texts if module.split_of(t, 0.1, 1) == "held_out"}
-    large = {t for t in texts if module.split_of(t, 0.3, 1) == "held_out"}
-    other = {t for t in texts if module.split_of(t, 0.1, 2) == "held_out"}
-    assert random.getstate() == state, "the global generator was used"
-    for share, found in ((0.1, small), (0.3, large), (0.1, other)):
-        got = len(found) / len(texts)
-        assert abs(got - share) < 0.025, f"asked for {share}, held out {got:.3f}"
-    assert small < large, "a larger share must keep what was held out"
-    expected = len(small) * len(other) / len(texts)
-    assert len(small & other) < 3 * expected, "another seed draws nearly the same documents"
-    assert {t for t in reversed(texts) if module.split_of(t, 0.1, 1) == "held_out"} == small
-    assert {module.split_of(t, 0.0, 1) for t in texts} == {"train"}
-    assert {module.split_of(t, 1.0, 1) for t in texts} == {"held_out"}
-    for wrong in (-0.1, 1.5):
-        try:
-            module.split_of("page", wrong, 1)
-        except ValueError:
-            continue
-        raise AssertionError(f"a share of {wrong} was accepted")
-    # Python salts hash() anew in each process, which no run inside one process can show.
-    assert "hash" not in module.split_of.__code__.co_names, "hash() differs in each process"
+def grade_context_curve(module) -> None:
+    """By hand on four letters; then the shape of both curves on a small language."""
+    (got, _), *_ = module.context_curve("aabb", "ab", [0])
+    assert math.isclose(got, 1.0), f"'aabb' without context costs {got:.3f} bits a letter, not 1"
+    got = module.context_curve("abab", "ab", [1])[0]
+    want = (-math.log2(3 / 4) * 2 - math.log2(2 / 3)) / 3
+    assert math.isclose(got[0], want), (
+        f"'abab' with one letter of context costs {got[0]:.4f} bits on itself, expected {want:.4f}: "
+        "a came before b twice, b before a once; is the first letter, without a context, left out?"
+    )
+    assert math.isclose(got[1], -math.log2(3 / 4)), (
+        f"'ab' after training on 'abab' costs {got[1]:.4f} bits, expected {-math.log2(3 / 4):.4f}: "
+        "does the held-out text fill the table?"
+    )
+    got = module.context_curve("ab", "ac", [1])[0][1]
+    assert math.isclose(got, -math.log2(1 / 3)), (
+        f"a letter never seen after 'a' costs {got:.4f} bits, expected {-math.log2(1 / 3):.4f}: "
+        "add one to its count, and V = 2 to the count of the context"
+    )
+    whole = _text(1, 30_000)
+    curve = module.context_curve(whole[:20_000], whole[20_000:], [0, 1, 2, 3, 6, 10])
+    seen, unseen = [c[0] for c in curve], [c[1] for c in curve]
+    assert seen[0] > seen[1] > seen[2], f"more context helps at first, but training gives {seen}"
+    assert unseen[3] < unseen[0] - 0.5, f"three letters help on unseen text too, got {unseen}"
+    assert unseen[5] > min(unseen) + 0.5, f"ten letters are mostly unseen contexts, got {unseen}"
+    assert unseen[5] > seen[5] + 0.5, f"the gap opens with the context: {seen[5]} and {unseen[5]}"
 
 
 MUTANTS = {
-    "publish_folder": [
-        '''def publish_folder(path, files):
-    """Write in place: visible too early."""
-    if path.exists():
-        raise ValueError(f"{path} exists")
-    path.mkdir(parents=True)
-    for name, data in files:
-        (path / name).write_bytes(data)
+    "context_curve": [
+        '''def context_curve(training, held_out, lengths):
+    """Fill the table from both texts: the held-out curve then falls as well."""
+    size, curve = len(set(training)), []
+    for length in lengths:
+        table = defaultdict(Counter)
+        for text in (training, held_out):
+            for end in range(length, len(text)):
+                table[text[end - length : end]][text[end]] += 1
+        bits = []
+        for text in (training, held_out):
+            total = 0.0
+            for end in range(length, len(text)):
+                seen = table[text[end - length : end]]
+                total -= math.log2((seen[text[end]] + 1) / (seen.total() + size))
+            bits.append(total / (len(text) - length))
+        curve.append(tuple(bits))
+    return curve
 ''',
-        '''def publish_folder(path, files):
-    """Rename at the end, but leave the half-written folder behind."""
-    if path.exists():
-        raise ValueError(f"{path} exists")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name("." + path.name)
-    temporary.mkdir()
-    for name, data in files:
-        (temporary / name).write_bytes(data)
-    os.rename(temporary, path)
+        '''def context_curve(training, held_out, lengths):
+    """Leave out letters that were never seen, which hides the cost of long contexts."""
+    curve = []
+    for length in lengths:
+        table = defaultdict(Counter)
+        for end in range(length, len(training)):
+            table[training[end - length : end]][training[end]] += 1
+        bits = []
+        for text in (training, held_out):
+            costs = []
+            for end in range(length, len(text)):
+                seen = table[text[end - length : end]]
+                if seen[text[end]]:
+                    costs.append(-math.log2(seen[text[end]] / seen.total()))
+            bits.append(sum(costs) / max(1, len(costs)))
+        curve.append(tuple(bits))
+    return curve
 ''',
-        '''def publish_folder(path, files):
-    """Replace what is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name("." + path.name)
-    temporary.mkdir()
-    try:
-        for name, data in files:
-            (temporary / name).write_bytes(data)
-        shutil.rmtree(path, ignore_errors=True)
-        os.rename(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-''',
-    ],
-    "split_of": [
-        '''def split_of(document, held_out, seed):
-    """Trust hash(), which is salted in each process."""
-    if not 0 <= held_out <= 1:
-        raise ValueError(f"{held_out}")
-    return "held_out" if hash((document, seed)) % 10_000 < held_out * 10_000 else "train"
-''',
-        '''def split_of(document, held_out, seed):
-    """Draw from a global generator: the side depends on the order."""
-    if not 0 <= held_out <= 1:
-        raise ValueError(f"{held_out}")
-    import random
-
-    return "held_out" if random.random() < held_out else "train"
-''',
-        '''def split_of(document, held_out, seed):
-    """Forget the seed."""
-    if not 0 <= held_out <= 1:
-        raise ValueError(f"{held_out}")
-    place = int(fingerprint(document), 16) / 16**16
-    return "held_out" if place < held_out else "train"
-''',
-        '''def split_of(document, held_out, seed):
-    """Let the share take part in the hash: a larger one frees documents."""
-    if not 0 <= held_out <= 1:
-        raise ValueError(f"{held_out}")
-    place = int(fingerprint(document, held_out, seed), 16) / 16**16
-    return "held_out" if place < held_out else "train"
+        '''def context_curve(training, held_out, lengths):
+    """Divide by all letters, also by those at the start that have no whole context and cost nothing."""
+    size, curve = len(set(training)), []
+    for length in lengths:
+        table = defaultdict(Counter)
+        for end in range(length, len(training)):
+            table[training[end - length : end]][training[end]] += 1
+        bits = []
+        for text in (training, held_out):
+            total = 0.0
+            for end in range(length, len(text)):
+                seen = table[text[end - length : end]]
+                total -= math.log2((seen[text[end]] + 1) / (seen.total() + size))
+            bits.append(total / len(text))
+        curve.append(tuple(bits))
+    return curve
 ''',
     ],
 }

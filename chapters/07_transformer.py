@@ -723,7 +723,7 @@ assert counted in (model.estimate_flops(), model.estimate_flops() + again), (
 # %% [markdown]
 # **The budget.** A rule of thumb for training is 20 tokens a weight (Hoffmann et al. 2022,
 # arXiv:2203.15556). That makes cost grow with the square of the size, and the dial can be read in
-# hours. One H100 does 989e12 operations a second in bfloat16 on paper; say 45% of that in
+# hours. One H100 does 989e12 operations a second in bfloat16 on paper; say 40% of that in
 # practice, on eight of them.
 
 # %%
@@ -731,7 +731,7 @@ assert counted in (model.estimate_flops(), model.estimate_flops() + again), (
 for depth in (12, 20, 32):
     big = built_without_memory(depth)
     tokens = 20 * big.num_params()
-    hours = tokens * big.estimate_flops() / (8 * 989e12 * 0.45) / 3600
+    hours = tokens * big.estimate_flops() / (8 * 989e12 * 0.40) / 3600
     steps = tokens // 524_288
     print(
         f"d{depth}: {tokens / 1e9:4.1f} B tokens, {steps:,} steps of 524,288, {hours:4.1f} h on 8 H100"
