@@ -569,8 +569,8 @@ class MultipleChoice(RowTask):
     """Questions with lettered options; a subclass reads one row of its data set."""
 
     @abstractmethod
-    def read_question(self, row: dict) -> tuple[str, list[str], int]:
-        """Return the question, its options, and the index of the right one."""
+    def read_question(self, row: dict) -> tuple[str, list, int]:
+        """Return the question, its options as they stand (unchecked), and the index of the right one."""
 
     def read_row(self, row: dict) -> dict:
         """Build the conversation; "letters" beside the messages lists what to choose from."""
@@ -620,7 +620,7 @@ class ARC(MultipleChoice):
     ):
         super().__init__(path, "allenai/ai2_arc", subset, split)
 
-    def read_question(self, row: dict) -> tuple[str, list[str], int]:
+    def read_question(self, row: dict) -> tuple[str, list, int]:
         """Find the answer by its label: some rows count 1, 2, 3, 4 instead of A, B, C, D."""
         question, choices, answer = required(row, question=str, choices=dict, answerKey=str)
         texts, labels = required(choices, text=list, label=list)
@@ -655,7 +655,7 @@ class MMLU(MultipleChoice):
         else:
             super().__init__(path, "cais/mmlu", subset, split)
 
-    def read_question(self, row: dict) -> tuple[str, list[str], int]:
+    def read_question(self, row: dict) -> tuple[str, list, int]:
         """Return the row's fields; auxiliary_train wraps them once more, in "train"."""
         question, choices, answer = required(
             row.get("train") or row, question=str, choices=list, answer=int

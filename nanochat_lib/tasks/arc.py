@@ -25,7 +25,7 @@ class ARC(MultipleChoice):
     ):
         super().__init__(path, "allenai/ai2_arc", subset, split)
 
-    def read_question(self, row: dict) -> tuple[str, list[str], int]:
+    def read_question(self, row: dict) -> tuple[str, list, int]:
         """Find the answer by its label: some rows count 1, 2, 3, 4 instead of A, B, C, D."""
         question, choices, answer = required(row, question=str, choices=dict, answerKey=str)
         texts, labels = required(choices, text=list, label=list)

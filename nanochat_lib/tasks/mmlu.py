@@ -26,7 +26,7 @@ class MMLU(MultipleChoice):
         else:
             super().__init__(path, "cais/mmlu", subset, split)
 
-    def read_question(self, row: dict) -> tuple[str, list[str], int]:
+    def read_question(self, row: dict) -> tuple[str, list, int]:
         """Return the row's fields; auxiliary_train wraps them once more, in "train"."""
         question, choices, answer = required(
             row.get("train") or row, question=str, choices=list, answer=int

@@ -34,8 +34,8 @@ class MultipleChoice(RowTask):
     """Questions with lettered options; a subclass reads one row of its data set."""
 
     @abstractmethod
-    def read_question(self, row: dict) -> tuple[str, list[str], int]:
-        """Return the question, its options, and the index of the right one."""
+    def read_question(self, row: dict) -> tuple[str, list, int]:
+        """Return the question, its options as they stand (unchecked), and the index of the right one."""
 
     def read_row(self, row: dict) -> dict:
         """Build the conversation; "letters" beside the messages lists what to choose from."""
