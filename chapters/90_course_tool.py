@@ -1660,16 +1660,18 @@ def load_exercise(path: Path, extra: str = "") -> ModuleType:
         extra: source to run last, in the same namespace; a mutant replaces a function this way.
 
     Returns:
-        A module with the functions as attributes.
+        A module with the functions as attributes; `__cells__` holds the sources that made it.
     """
     module = ModuleType(path.stem)
-    module.__file__ = str(path)
+    module.__file__, module.__cells__ = str(path), []
     cells = learner_cells(path)
     first = next((n for n, cell in enumerate(cells) if cell.has("exercise")), len(cells))
     for number, cell in enumerate(cells):
         if number < first or cell.has("exercise"):
             lines = "\n" * (cell.line - 1) + cell.code
             exec(compile(lines, str(path), "exec"), module.__dict__)
+            module.__cells__.append(cell.code)
+    module.__cells__.append(extra)
     exec(compile(extra, f"{path} (mutant)", "exec"), module.__dict__)
     return module
 
@@ -2933,6 +2935,7 @@ print("\n".join(advice(laptop)))
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from nanochat_lib.terminal import as_command
@@ -3015,7 +3018,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 # %%
 #| export
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     parser = argparse.ArgumentParser(prog="course", description="Build, check and read the course.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("build", help="export, execute and pair what changed")
@@ -3033,20 +3036,24 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_read)
     command = commands.add_parser("doctor", help="what this machine has, and what that means here")
     command.set_defaults(run=_doctor)
-    return parser
+    return parser, commands
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, more: Callable | None = None) -> int:
     """Run the `course` command.
 
     Args:
         arguments: the words after `course`; None takes them from the command line.
+        more: adds commands of a later chapter, given what argparse's `add_subparsers` returns.
 
     Returns:
         0 when all is well, 1 when a check found problems, 2 when the sources are wrong.
     """
     with as_command("course"):
-        parsed = _parser().parse_args(arguments)
+        parser, commands = _parser()
+        if more:
+            more(commands)
+        parsed = parser.parse_args(arguments)
         try:
             return parsed.run(parsed)
         except CourseError as error:
@@ -3078,7 +3085,8 @@ os.chdir(here)
 # ```
 #
 # the emergency cell at the top runs the export cells of its own file and nothing else, whatever state
-# `nanochat_lib/course/` is in; the tool that they define builds this chapter. A test deletes the folder and calls it. Only
+# `nanochat_lib/course/` is in; the tool that they define builds this chapter. `python -m nanochat_lib.course.cli build`
+# does the rest, the learner's commands among it. A test deletes the folder and calls both. Only
 # `nanochat_lib.common`, which writes files atomically, must be sound; `git checkout nanochat_lib/common.py` brings the last
 # committed one back.
 #
@@ -3107,6 +3115,7 @@ shutil.rmtree(toy)
 # they reach, so that only what changed runs again. Names, imports and docstrings are read from syntax trees and symbol tables, since a
 # program's text does not tell what a name means.
 #
-# Now in the library: `nanochat_lib.course.*`, and the commands `course build`, `check`, `list`, `read` and `doctor`.
+# Now in the library: `nanochat_lib.course.*`, and the commands `course build`, `check`, `list`, `read` and `doctor`. The
+# learner's commands are a chapter of their own.
 # The exercises ask for the order in which a change travels upwards, and for a gate that finds names nobody uses. It is the
 # last chapter: what comes next is yours to add, in a file with a number, a slug, and a line in `course.toml`.

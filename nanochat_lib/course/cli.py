@@ -4,6 +4,7 @@
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from nanochat_lib.course.builder import build
@@ -90,7 +91,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     parser = argparse.ArgumentParser(prog="course", description="Build, check and read the course.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("build", help="export, execute and pair what changed")
@@ -108,20 +109,24 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_read)
     command = commands.add_parser("doctor", help="what this machine has, and what that means here")
     command.set_defaults(run=_doctor)
-    return parser
+    return parser, commands
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, more: Callable | None = None) -> int:
     """Run the `course` command.
 
     Args:
         arguments: the words after `course`; None takes them from the command line.
+        more: adds commands of a later chapter, given what argparse's `add_subparsers` returns.
 
     Returns:
         0 when all is well, 1 when a check found problems, 2 when the sources are wrong.
     """
     with as_command("course"):
-        parsed = _parser().parse_args(arguments)
+        parser, commands = _parser()
+        if more:
+            more(commands)
+        parsed = parser.parse_args(arguments)
         try:
             return parsed.run(parsed)
         except CourseError as error:

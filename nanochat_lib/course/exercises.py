@@ -95,15 +95,17 @@ def load_exercise(path: Path, extra: str = "") -> ModuleType:
         extra: source to run last, in the same namespace; a mutant replaces a function this way.
 
     Returns:
-        A module with the functions as attributes.
+        A module with the functions as attributes; `__cells__` holds the sources that made it.
     """
     module = ModuleType(path.stem)
-    module.__file__ = str(path)
+    module.__file__, module.__cells__ = str(path), []
     cells = learner_cells(path)
     first = next((n for n, cell in enumerate(cells) if cell.has("exercise")), len(cells))
     for number, cell in enumerate(cells):
         if number < first or cell.has("exercise"):
             lines = "\n" * (cell.line - 1) + cell.code
             exec(compile(lines, str(path), "exec"), module.__dict__)
+            module.__cells__.append(cell.code)
+    module.__cells__.append(extra)
     exec(compile(extra, f"{path} (mutant)", "exec"), module.__dict__)
     return module

@@ -1,9 +1,25 @@
 """Grade the exercises of the ground."""
 
+import errno
 import os
 import random
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
+
+
+def _near(rename, moved):
+    """Wrap a rename as if every folder were a file system of its own, which /tmp often is."""
+
+    def call(source, target, **options):
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "a rename cannot leave its file system", str(source))
+        moved.append(Path(target))
+        return rename(source, target, **options)
+
+    return call
 
 
 def grade_publish_folder(module) -> None:
@@ -16,7 +32,11 @@ def grade_publish_folder(module) -> None:
             assert not path.exists(), "the folder was visible before its last file was written"
             yield name, name.encode() * 1_000
 
-    module.publish_folder(path, watched())
+    moved = []
+    near = {name: _near(getattr(os, name), moved) for name in ("rename", "replace")}
+    with mock.patch.multiple(os, **near):
+        module.publish_folder(path, watched())
+    assert path in moved, "the folder was copied into place: only a rename appears in one step"
     found = {file.name: file.read_bytes() for file in path.iterdir()}
     assert found == {name: name.encode() * 1_000 for name in "abc"}, f"files: {sorted(found)}"
     assert os.listdir(path.parent) == ["step_1"], "something else was left beside the folder"
@@ -66,12 +86,48 @@ def grade_split_of(module) -> None:
         except ValueError:
             continue
         raise AssertionError(f"a share of {wrong} was accepted")
-    # Python salts hash() anew in each process, which no run inside one process can show.
-    assert "hash" not in module.split_of.__code__.co_names, "hash() differs in each process"
+    sides = [_sides_in_another_process(module, seed) for seed in ("1", "2")]
+    assert sides[0] == sides[1], "two processes put the same documents on different sides"
+
+
+def _sides_in_another_process(module, salt: str) -> str:
+    """Python salts the hash of a text anew in each process, which no run inside one can show."""
+    asked = "\nprint([split_of(f'page {i}', 0.5, 1) for i in range(64)])"
+    code = "\n\n".join(module.__cells__) + asked
+    settings = os.environ | {"PYTHONHASHSEED": salt}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=settings, capture_output=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, f"in another process: {done.stderr[-300:]}"
+    return done.stdout
 
 
 MUTANTS = {
     "publish_folder": [
+        '''def publish_folder(path, files):
+    """Work in the system's temporary folder, which may be another file system: no rename leaves it."""
+    if path.exists():
+        raise ValueError(f"{path} exists")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as place:
+        temporary = Path(place, "whole")
+        temporary.mkdir()
+        for name, data in files:
+            (temporary / name).write_bytes(data)
+        os.rename(temporary, path)
+''',
+        '''def publish_folder(path, files):
+    """Let shutil.move copy from another file system, file by file, in everybody's sight."""
+    if path.exists():
+        raise ValueError(f"{path} exists")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as place:
+        temporary = Path(place, "whole")
+        temporary.mkdir()
+        for name, data in files:
+            (temporary / name).write_bytes(data)
+        shutil.move(temporary, path)
+''',
         '''def publish_folder(path, files):
     """Write in place: visible too early."""
     if path.exists():
@@ -106,6 +162,13 @@ MUTANTS = {
 ''',
     ],
     "split_of": [
+        '''def split_of(document, held_out, seed):
+    """Call document.__hash__(), which each process salts in its own way."""
+    if not 0 <= held_out <= 1:
+        raise ValueError(f"{held_out}")
+    place = f"{seed} {document}".__hash__() % 10_000
+    return "held_out" if place < held_out * 10_000 else "train"
+''',
         '''def split_of(document, held_out, seed):
     """Trust hash(), which is salted in each process."""
     if not 0 <= held_out <= 1:

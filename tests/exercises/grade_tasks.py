@@ -1,6 +1,7 @@
 """Grade the exercises of the chapter on tasks."""
 
 import random
+import time
 from collections import Counter
 
 import pytest
@@ -36,6 +37,23 @@ def grade_leaked_share(module) -> None:
     for texts, questions, n in ((["a"], [], 3), (["a"], ["a"], 0)):
         with pytest.raises(ValueError):
             leaked_share(texts, questions, n)
+    few, many = (_seconds(leaked_share, questions) for questions in (10, 200))
+    assert many < 6 * few, (
+        f"20 times as many questions take {many / few:.0f} times as long: is each compared with "
+        "every text? With an index, most of the time goes into building it"
+    )
+
+
+def _seconds(leaked_share, questions: int) -> float:
+    """Time a corpus of 15,000 words and questions that share no run with it; the best of three."""
+    texts = [" ".join(f"w{i * j % 997}" for j in range(1, 16)) for i in range(1_000)]
+    asked = [" ".join(f"q{i + j}" for j in range(10)) for i in range(questions)]
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        assert leaked_share(texts, asked, 8) == 0.0
+        times.append(time.perf_counter() - begin)
+    return min(times)
 
 
 MUTANTS = {
@@ -60,6 +78,19 @@ MUTANTS = {
 """,
     ],
     "leaked_share": [
+        '''def leaked_share(train_texts, test_questions, n=8):
+    """Compare every question with every text: right, and hopeless on a real corpus."""
+    if n < 1 or not test_questions:
+        raise ValueError
+    def inside(run, words):
+        return any(words[i:i + len(run)] == run for i in range(len(words) - len(run) + 1))
+    texts = [t.lower().split() for t in train_texts]
+    def leaks(words):
+        size = min(n, len(words))
+        runs = [words[i:i + size] for i in range(len(words) - size + 1)]
+        return any(inside(run, text) for text in texts for run in runs)
+    return sum(leaks(q.lower().split()) for q in test_questions) / len(test_questions)
+''',
         """def leaked_share(train_texts, test_questions, n=8):
     if n < 1 or not test_questions:
         raise ValueError

@@ -26,6 +26,18 @@ def grade_shuffle_stream(module) -> None:
     for given in range(1, 200):
         next(stream)
         assert taken - given <= 50, f"{taken} documents taken to give {given}: the buffer is 50"
+    taken, known, held, ranks = 0, 0, [], []
+    stream = module.shuffle_stream(watched(), 50, 2)
+    for _ in range(3_000):
+        given = int(next(stream))
+        held += range(known + 1, taken + 1)
+        known = taken
+        ranks.append(held.index(given) * 10 // len(held))
+        held.remove(given)
+    shares = [ranks.count(tenth) / len(ranks) for tenth in range(10)]
+    assert min(shares) > 0.05, (
+        f"from the oldest to the newest tenth of the buffer came {shares}: each should give 0.1"
+    )
     late = [i - int(text) for i, text in enumerate(module.shuffle_stream(iter(texts), 100, 3))]
     assert sum(lag > 100 for lag in late) > 200, "no document waits long: is the choice random?"
     assert list(module.shuffle_stream([], 5, 1)) == []
@@ -63,6 +75,18 @@ def grade_resemblance(module) -> None:
 
 MUTANTS = {
     "shuffle_stream": [
+        '''def shuffle_stream(documents, size, seed):
+    """Give out the oldest or the newest, and nothing between."""
+    if size < 1:
+        raise ValueError(f"{size}")
+    generator, held = local_generator("shuffle_stream", seed), []
+    for document in documents:
+        held.append(document)
+        if len(held) == size:
+            yield held.pop(generator.choice([0, -1]))
+    generator.shuffle(held)
+    yield from held
+''',
         '''def shuffle_stream(documents, size, seed):
     """Forget what is held when the stream ends."""
     if size < 1:
