@@ -147,8 +147,18 @@ for chapter in parts[WORKSHOP]:
 # | `course build SLUG` | runs a chapter you changed and exports its code |
 # | `course check` | says what no longer fits together |
 #
-# The exercises of a chapter are in `exercises/SLUG.py`: empty functions, each with a check that you
-# can see. They ask for something the chapter did not print.
+# The exercises are empty functions, each with a check that you can see. They ask for something the
+# chapter did not print. `course start` copies them to `my-course/`, a folder of your own that no
+# other command writes to. There:
+#
+# | command | what happens |
+# |---|---|
+# | `course status` | shows what is done, what is next, how many minutes are left |
+# | `course grade SLUG.NAME` | says whether your answer is right; if not, what came out and what was expected |
+# | `course hint SLUG.NAME` | gives the next of three hints |
+# | `course solution SLUG.NAME` | shows an answer beside yours, once you have one |
+# | `course reset SLUG.NAME` | puts one exercise back, and keeps a copy of what you wrote |
+# | `course watch` | grades whatever you save |
 
 # %% [markdown]
 # ## The cost of a model, before we have one

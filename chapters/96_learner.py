@@ -346,6 +346,15 @@ def _comparison(path: str, line: int, frame) -> str:
     return f"this does not hold: {ast.unparse(test)}"
 
 
+def _arguments(frame) -> str:
+    """Say with what a function was called: the counter-example when it raised."""
+    names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
+    values = [
+        f"{name}={frame.f_locals.get(name)!r:.60}" for name in names if name in frame.f_locals
+    ]
+    return f"; called with {', '.join(values)}" if values else ""
+
+
 def describe(error: BaseException, answer: str, grader: str, stub: str) -> dict:
     """Turn what ended a grading into a verdict.
 
@@ -375,6 +384,10 @@ def describe(error: BaseException, answer: str, grader: str, stub: str) -> dict:
         message = text or _comparison(grader, frames[-1][2], frames[-1][0])
     else:
         message = text if isinstance(error, LookupError) and not lines else f"{kind}: {text}"
+        calls = [
+            f for f, file, _ in frames if file == answer and stub.endswith(f".{f.f_code.co_name}")
+        ]
+        message += _arguments(calls[0]) if calls else ""
     at = judged[-1][1] if judged else None
     return {"outcome": "failed", "message": message, "line": line, "at": at}
 
@@ -763,6 +776,11 @@ def key_of(exercise: Exercise) -> str:
     return f"{exercise.chapter}.{exercise.name}"
 
 
+def shortest(path: Path) -> Path:
+    """Return the path as seen from here, where that is shorter."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def in_order(manifest: Manifest) -> list[Exercise]:
     """List the exercises as the map lists their chapters."""
     chapters = [chapter.slug for part in manifest.by_part().values() for chapter in part]
@@ -782,8 +800,7 @@ def show(exercise: Exercise, path: Path, verdict: Verdict) -> None:
     key = key_of(exercise)
     if verdict.outcome == "passed":
         return say(f"{key}: passed ({verdict.seconds:.1f} s)", "green")
-    here = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    place = f"{here}:{verdict.line}" if verdict.line else str(here)
+    place = f"{shortest(path)}:{verdict.line}" if verdict.line else str(shortest(path))
     if verdict.outcome == "todo":
         return say(f"{key}: not written yet, see {place}", "yellow")
     say(f"{key}: not yet ({verdict.seconds:.1f} s)", "red")
@@ -821,7 +838,7 @@ from nanochat_lib.course.manifest import (
     read_manifest,
 )
 from nanochat_lib.course.one_exercise import function_source, reset_exercise
-from nanochat_lib.course.talk import in_order, key_of, say, show
+from nanochat_lib.course.talk import in_order, key_of, say, shortest, show
 from nanochat_lib.course.workspace import DEFAULT, Workspace, find_workspace, pick, start_workspace
 
 
@@ -881,6 +898,7 @@ def _start(arguments: argparse.Namespace) -> int:
     root = _root()
     folder = Path(arguments.folder) if arguments.folder else root / DEFAULT
     created, lacking = start_workspace(root, folder, arguments.notebooks)
+    folder = shortest(folder)
     print(f"{folder}: {len(created)} new files; what was there is as it was")
     for key in lacking:
         print(f"  your file has no {key}: course reset {key} appends it")
@@ -970,9 +988,8 @@ def _status(arguments: argparse.Namespace) -> int:
     left = sum(e.minutes for e in waiting)
     print(f"\n{len(ordered) - len(waiting)} of {len(ordered)} done, about {left} minutes left")
     if waiting and not arguments.markdown:
-        print(
-            f"next: {space.folder / waiting[0].chapter}.py, then course grade {key_of(waiting[0])}"
-        )
+        path = shortest(space.folder / f"{waiting[0].chapter}.py")
+        print(f"next: {path}, then course grade {key_of(waiting[0])}")
     return 0
 
 
@@ -1092,6 +1109,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 # %%
 # NBVAL_CHECK_OUTPUT
+import shutil
+
 here = Path.cwd()
 os.chdir(folder)
 assert main(["grade", "toy"]) == 1
@@ -1099,6 +1118,7 @@ assert main(["hint"]) == 0
 assert main(["solution", "toy.doubled"]) == 1
 assert main(["status"]) == 0
 os.chdir(here)
+shutil.rmtree(root)
 
 # %% [markdown]
 # ## What goes wrong

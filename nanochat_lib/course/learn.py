@@ -18,7 +18,7 @@ from nanochat_lib.course.manifest import (
     read_manifest,
 )
 from nanochat_lib.course.one_exercise import function_source, reset_exercise
-from nanochat_lib.course.talk import in_order, key_of, say, show
+from nanochat_lib.course.talk import in_order, key_of, say, shortest, show
 from nanochat_lib.course.workspace import DEFAULT, Workspace, find_workspace, pick, start_workspace
 
 __all__ = ["changed_files", "grade", "main"]
@@ -74,6 +74,7 @@ def _start(arguments: argparse.Namespace) -> int:
     root = _root()
     folder = Path(arguments.folder) if arguments.folder else root / DEFAULT
     created, lacking = start_workspace(root, folder, arguments.notebooks)
+    folder = shortest(folder)
     print(f"{folder}: {len(created)} new files; what was there is as it was")
     for key in lacking:
         print(f"  your file has no {key}: course reset {key} appends it")
@@ -161,9 +162,8 @@ def _status(arguments: argparse.Namespace) -> int:
     left = sum(e.minutes for e in waiting)
     print(f"\n{len(ordered) - len(waiting)} of {len(ordered)} done, about {left} minutes left")
     if waiting and not arguments.markdown:
-        print(
-            f"next: {space.folder / waiting[0].chapter}.py, then course grade {key_of(waiting[0])}"
-        )
+        path = shortest(space.folder / f"{waiting[0].chapter}.py")
+        print(f"next: {path}, then course grade {key_of(waiting[0])}")
     return 0
 
 

@@ -74,6 +74,15 @@ def _comparison(path: str, line: int, frame) -> str:
     return f"this does not hold: {ast.unparse(test)}"
 
 
+def _arguments(frame) -> str:
+    """Say with what a function was called: the counter-example when it raised."""
+    names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
+    values = [
+        f"{name}={frame.f_locals.get(name)!r:.60}" for name in names if name in frame.f_locals
+    ]
+    return f"; called with {', '.join(values)}" if values else ""
+
+
 def describe(error: BaseException, answer: str, grader: str, stub: str) -> dict:
     """Turn what ended a grading into a verdict.
 
@@ -103,6 +112,10 @@ def describe(error: BaseException, answer: str, grader: str, stub: str) -> dict:
         message = text or _comparison(grader, frames[-1][2], frames[-1][0])
     else:
         message = text if isinstance(error, LookupError) and not lines else f"{kind}: {text}"
+        calls = [
+            f for f, file, _ in frames if file == answer and stub.endswith(f".{f.f_code.co_name}")
+        ]
+        message += _arguments(calls[0]) if calls else ""
     at = judged[-1][1] if judged else None
     return {"outcome": "failed", "message": message, "line": line, "at": at}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from nanochat_lib.course.grading import Verdict
 from nanochat_lib.course.manifest import Exercise, Manifest
 
-__all__ = ["say", "key_of", "in_order", "show"]
+__all__ = ["say", "key_of", "shortest", "in_order", "show"]
 
 
 def say(text: str = "", style: str | None = None) -> None:
@@ -30,6 +30,11 @@ def key_of(exercise: Exercise) -> str:
     return f"{exercise.chapter}.{exercise.name}"
 
 
+def shortest(path: Path) -> Path:
+    """Return the path as seen from here, where that is shorter."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def in_order(manifest: Manifest) -> list[Exercise]:
     """List the exercises as the map lists their chapters."""
     chapters = [chapter.slug for part in manifest.by_part().values() for chapter in part]
@@ -47,8 +52,7 @@ def show(exercise: Exercise, path: Path, verdict: Verdict) -> None:
     key = key_of(exercise)
     if verdict.outcome == "passed":
         return say(f"{key}: passed ({verdict.seconds:.1f} s)", "green")
-    here = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    place = f"{here}:{verdict.line}" if verdict.line else str(here)
+    place = f"{shortest(path)}:{verdict.line}" if verdict.line else str(shortest(path))
     if verdict.outcome == "todo":
         return say(f"{key}: not written yet, see {place}", "yellow")
     say(f"{key}: not yet ({verdict.seconds:.1f} s)", "red")
