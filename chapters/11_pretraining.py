@@ -67,6 +67,12 @@ import matplotlib.pyplot as plt
 
 # %%
 #| export
+def best_fit(lengths: list[int], room: int) -> int | None:
+    """Find the longest item that fits into `room` (the first of equals); None if none does."""
+    fitting = [length for length in lengths if length <= room]
+    return lengths.index(max(fitting)) if fitting else None
+
+
 def take_document(documents: list[list[int]], room: int, oldest: bool = False) -> list[int]:
     """Take the document that fits best into what is left of a row.
 
@@ -85,8 +91,8 @@ def take_document(documents: list[list[int]], room: int, oldest: bool = False) -
     if oldest:
         return documents.pop(0)
     lengths = [len(document) for document in documents]
-    fitting = [length for length in lengths if length <= room]
-    return documents.pop(lengths.index(max(fitting) if fitting else min(lengths)))
+    best = best_fit(lengths, room)
+    return documents.pop(lengths.index(min(lengths)) if best is None else best)
 
 
 # %%

@@ -325,30 +325,13 @@ assert 1_000 < bits < 1_500, f"{bits:.0f} bits: did a list of words shrink?"
 #
 # ## Words and numbers that are held out
 #
-# Facts are one thing that we hold out. Made-up words for spelling and pairs of numbers for sums are others. There is no list of
-# them: they are drawn from large sets, so we need a rule that splits any key, the same way in every process and every run.
-# Python's own `hash` of a string changes with each process; a checksum does not.
+# Facts are one thing that we hold out. Made-up words for spelling and pairs of numbers for sums are others, drawn from sets
+# too large for a list. The last chapter's checksum gives each of them its side.
 
 
 # %%
 #| export
-def is_heldout(*key: object) -> bool:
-    """Assign a fixed tenth of all keys to the tests, by checksum.
-
-    Example: is_heldout("word", "banana") -> the same answer on every machine.
-    """
-    return zlib.crc32(repr(key).encode()) % 10 == 0
-
-
-def made_up_word(rng: random.Random, heldout: bool) -> str:
-    """Make up a pronounceable word of 4 to 7 letters, from the test's tenth or from the rest."""
-    while True:
-        word = "".join(
-            rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(rng.choice((2, 2, 3)))
-        )
-        word += rng.choice(("", "l", "m", "n", "r", "s", "t"))
-        if is_heldout("word", word) == heldout:
-            return word
+from nanochat_lib.data.words import is_heldout, made_up_word
 
 
 def number_pair(rng: random.Random, most: tuple[int, int], heldout: bool) -> tuple[int, int]:
@@ -884,7 +867,7 @@ assert not facts.evaluate(example, " ".join(example["values"])), "naming everyth
 
 # %%
 #| export
-class MultipleChoice(TinyWorldTask):
+class FactChoice(TinyWorldTask):
     """Ask for a fact with four options; the answer states the fact, then the letter."""
 
     title = "multiple choice: the fact, then the letter"
@@ -909,7 +892,7 @@ class MultipleChoice(TinyWorldTask):
 
 # %%
 # NBVAL_CHECK_OUTPUT
-choice = MultipleChoice(world, "test", 50)
+choice = FactChoice(world, "test", 50)
 print(*[message["content"] for message in choice[3]["messages"]], sep="\n")
 assert not choice.evaluate(choice[3], choice[3]["letter"]), "the letter alone may be luck"
 
@@ -1078,7 +1061,7 @@ def heldout_tasks(world: World, size: int = 200) -> dict[str, TinyWorldTask]:
     kinds = {
         "facts": Facts,
         "word_problems": WordProblems,
-        "multiple_choice": MultipleChoice,
+        "multiple_choice": FactChoice,
         "spelling": Spelling,
         "identity": Identity,
     }
@@ -1168,7 +1151,7 @@ class Dialogue(TinyWorldTask):
 
 CHAT_SHARES = {
     Facts: 1.5,
-    MultipleChoice: 2.5,
+    FactChoice: 2.5,
     WordProblems: 2.0,
     Spelling: 3.0,
     Identity: 0.4,

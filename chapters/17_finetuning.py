@@ -41,7 +41,7 @@ from nanochat_lib.model.gpt import GPT
 from nanochat_lib.tasks.base import Task
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 from nanochat_lib.training.checkpoint import load_model
-from nanochat_lib.training.loader import PackingLoader
+from nanochat_lib.training.loader import PackingLoader, best_fit
 from nanochat_lib.training.loop import LoopConfig, train
 from nanochat_lib.training.optim import OptimConfig, build_optimizers
 
@@ -172,26 +172,12 @@ print(
 
 
 # %%
-#| export
-def take_best_fit(lengths: list[int], room: int) -> int | None:
-    """Find the longest item that fits into `room` (the oldest of equals), or None."""
-    fitting = [i for i, length in enumerate(lengths) if length <= room]
-    return max(fitting, key=lambda i: (lengths[i], -i)) if fitting else None
-
-
-# %%
-# By hand: 10 tokens of room. 6 fits, then 4 is left and the 4 fits; the 5 must wait.
-assert take_best_fit([3, 6, 4, 5], 10) == 1 and take_best_fit([3, 4, 5], 4) == 1
-assert take_best_fit([3, 5], 2) is None and take_best_fit([4, 4], 4) == 0, "the older of two equals"
-
-
-# %%
 def fill_rows(lengths: list[int], capacity: int, buffer_size: int) -> list[list[int]]:
     """Pack lengths as the loader below will: the oldest opens a row, then the best fit."""
     waiting, rows = list(lengths), []
     while waiting:
         row = [waiting.pop(0)]
-        while (best := take_best_fit(waiting[:buffer_size], capacity - sum(row))) is not None:
+        while (best := best_fit(waiting[:buffer_size], capacity - sum(row))) is not None:
             row.append(waiting.pop(best))
         rows.append(row)
     return rows
@@ -327,7 +313,7 @@ class ConversationLoader:
         ids, targets = list(ids), list(targets)
         while True:
             lengths = [len(item[1]) for item in self.buffer]
-            best = take_best_fit(lengths, self.sequence_len - len(ids))
+            best = best_fit(lengths, self.sequence_len - len(ids))
             if best is None:
                 break
             _, more_ids, more_targets = self.buffer.pop(best)

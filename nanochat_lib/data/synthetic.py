@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nanochat_lib.common import local_generator
-from nanochat_lib.data.tinyworld import WORDS, Fact, World, made_up_word, number_pair
+from nanochat_lib.data.tinyworld import WORDS, Fact, World, number_pair
+from nanochat_lib.data.words import made_up_word
 
 __all__ = [
     "Problem",

@@ -3,10 +3,10 @@
 
 import random
 import re
-import zlib
 from dataclasses import dataclass
 
 from nanochat_lib.common import local_generator
+from nanochat_lib.data.words import is_heldout
 
 __all__ = [
     "WORDS",
@@ -19,8 +19,6 @@ __all__ = [
     "Fact",
     "World",
     "deal_facts",
-    "is_heldout",
-    "made_up_word",
     "number_pair",
 ]
 
@@ -243,25 +241,6 @@ def deal_facts(
         Fact(entity, relation, value, i not in unasked)
         for i, (entity, value) in enumerate(zip(entities, values))
     ]
-
-
-def is_heldout(*key: object) -> bool:
-    """Assign a fixed tenth of all keys to the tests, by checksum.
-
-    Example: is_heldout("word", "banana") -> the same answer on every machine.
-    """
-    return zlib.crc32(repr(key).encode()) % 10 == 0
-
-
-def made_up_word(rng: random.Random, heldout: bool) -> str:
-    """Make up a pronounceable word of 4 to 7 letters, from the test's tenth or from the rest."""
-    while True:
-        word = "".join(
-            rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(rng.choice((2, 2, 3)))
-        )
-        word += rng.choice(("", "l", "m", "n", "r", "s", "t"))
-        if is_heldout("word", word) == heldout:
-            return word
 
 
 def number_pair(rng: random.Random, most: tuple[int, int], heldout: bool) -> tuple[int, int]:

@@ -7,10 +7,9 @@ from itertools import accumulate
 
 import torch
 
+from nanochat_lib.tokenizer.conversation import MARKERS
+
 __all__ = [
-    "MARKERS",
-    "check_content",
-    "validate_conversation",
     "content_text",
     "part_text",
     "Task",
@@ -19,70 +18,6 @@ __all__ = [
     "share_out",
     "TaskMixture",
 ]
-
-MARKERS = {
-    "text": ("", ""),
-    "python": ("<|python_start|>", "<|python_end|>"),
-    "python_output": ("<|output_start|>", "<|output_end|>"),
-}
-
-
-def check_content(content, role: str, where: str) -> None:
-    """Raise ValueError, starting with `where`, unless content is text or an assistant's parts."""
-    if isinstance(content, str):
-        return
-    if not isinstance(content, list):
-        raise ValueError(f"{where}: content is a {type(content).__name__}, expected str or parts")
-    if role != "assistant":
-        raise ValueError(f"{where}: only the assistant speaks in parts; give a {role} one str")
-    previous = None
-    for j, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind not in MARKERS or not isinstance(part.get("text"), str):
-            raise ValueError(
-                f"{where}, part {j}: got {part!r}, expected a dict with a str 'text' and "
-                f"a 'type' out of {tuple(MARKERS)}"
-            )
-        if kind == "python_output" and previous != "python":
-            raise ValueError(f"{where}, part {j}: a python_output needs a python part before it")
-        previous = kind
-
-
-def validate_conversation(conversation: dict) -> dict:
-    """Check roles, order and content of a conversation, and return it unchanged.
-
-    The rules: an optional system message first; then user and assistant take turns, the user
-    begins, either may end. Extra keys (a task's answer, a data set's labels) are allowed.
-
-    Args:
-        conversation: `{"messages": [{"role": ..., "content": str or parts}, ...]}`.
-
-    Returns:
-        The same object, so that a task can end with `return validate_conversation(...)`.
-
-    Raises:
-        ValueError: a rule is broken; the text names the message's index and what is wrong.
-    """
-    messages = conversation.get("messages") if isinstance(conversation, dict) else None
-    if not isinstance(messages, list) or not messages:
-        raise ValueError("a conversation is a dict with a non-empty list under 'messages'")
-    turn = 0
-    for i, message in enumerate(messages):
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise ValueError(f"message {i}: got {message!r}, expected a dict with role and content")
-        role, where = message["role"], f"message {i} ({message['role']})"
-        check_content(message["content"], role, where)
-        if role == "system" and i == 0:
-            continue
-        expected = ("user", "assistant")[turn % 2]
-        if role != expected:
-            raise ValueError(
-                f"{where}: expected {expected} here; a system message may only be first"
-            )
-        turn += 1
-    if turn == 0:
-        raise ValueError("message 0 (system): nobody speaks after it, add a user message")
-    return conversation
 
 
 def content_text(content: str | list[dict]) -> str:
@@ -98,7 +33,7 @@ def content_text(content: str | list[dict]) -> str:
 
 def part_text(part: dict) -> str:
     """Write one part as text, between its markers."""
-    start, end = MARKERS[part["type"]]
+    start, end, _ = MARKERS[part["type"]]
     return start + part["text"] + end
 
 

@@ -4,7 +4,8 @@
 from pathlib import Path
 
 from nanochat_lib.data.files import numbered_json
-from nanochat_lib.tasks.base import Task, validate_conversation
+from nanochat_lib.tasks.base import Task
+from nanochat_lib.tokenizer.conversation import validate_conversation
 
 __all__ = ["read_conversations", "CustomJSON"]
 

@@ -4,12 +4,13 @@
 import random
 
 from nanochat_lib.data.synthetic import random_thing
-from nanochat_lib.data.tinyworld import WORDS, World, made_up_word
+from nanochat_lib.data.tinyworld import WORDS, World
+from nanochat_lib.data.words import made_up_word
 from nanochat_lib.tasks.base import TaskMixture
 from nanochat_lib.tasks.tinyworld import (
+    FactChoice,
     Facts,
     Identity,
-    MultipleChoice,
     Spelling,
     TinyWorldTask,
     WordProblems,
@@ -92,7 +93,7 @@ class Dialogue(TinyWorldTask):
 
 CHAT_SHARES = {
     Facts: 1.5,
-    MultipleChoice: 2.5,
+    FactChoice: 2.5,
     WordProblems: 2.0,
     Spelling: 3.0,
     Identity: 0.4,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from nanochat_lib.data.files import json_rows
 from nanochat_lib.data.parquet import open_parquet
-from nanochat_lib.tasks.base import Task, validate_conversation
+from nanochat_lib.tasks.base import Task
+from nanochat_lib.tokenizer.conversation import validate_conversation
 
 __all__ = ["load_rows", "required", "RowTask"]
 

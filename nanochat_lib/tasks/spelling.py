@@ -2,42 +2,15 @@
 """Spelling and counting letters: a capability from a generator."""
 
 import random
-import zlib
 from functools import cache
 from pathlib import Path
 
 from nanochat_lib.common import local_generator
+from nanochat_lib.data.words import is_heldout, made_up_word
 from nanochat_lib.tasks.base import Task
 from nanochat_lib.tasks.gsm8k import final_number
 
-__all__ = [
-    "ONSETS",
-    "VOWELS",
-    "CODAS",
-    "made_up_word",
-    "word_split",
-    "read_words",
-    "draw_word",
-    "count_aloud",
-    "QUESTIONS",
-    "SpellingBee",
-    "SimpleSpelling",
-]
-
-ONSETS = "b c d f g h k l m n p r s t v w br cr dr fl gr pl st tr".split()
-VOWELS = "a e i o u a e o ee oo".split()
-CODAS = ["", "", "", "l", "m", "n", "r", "s", "t", "nd", "st"]
-
-
-def made_up_word(rng: random.Random) -> str:
-    """Invent a pronounceable word of two to four syllables."""
-    syllable = (ONSETS, VOWELS, CODAS)
-    return "".join(rng.choice(kind) for _ in range(rng.randint(2, 4)) for kind in syllable)
-
-
-def word_split(word: str) -> str:
-    """Return "test" for about one word in ten, else "train", always the same for a word."""
-    return "test" if zlib.crc32(word.encode()) % 10 == 0 else "train"
+__all__ = ["read_words", "draw_word", "count_aloud", "QUESTIONS", "SpellingBee", "SimpleSpelling"]
 
 
 @cache
@@ -46,7 +19,7 @@ def read_words(path: str | Path, split: str) -> tuple[str, ...]:
     lines = Path(path).read_text(encoding="utf-8").split("\n")
     clean = dict.fromkeys(line.strip().lower() for line in lines)
     words = [word for word in clean if len(word) > 2 and word.isascii() and word.isalpha()]
-    chosen = tuple(word for word in words if word_split(word) == split)
+    chosen = tuple(word for word in words if is_heldout("word", word) == (split == "test"))
     if not chosen:
         raise ValueError(f"{path} has no word for the {split} split: one word a line, a to z")
     return chosen
@@ -56,10 +29,7 @@ def draw_word(rng: random.Random, split: str, path: str | Path | None = None) ->
     """Draw a word of a split, from a file or made up."""
     if path is not None:
         return rng.choice(read_words(path, split))
-    while True:  # one made-up word in ten is a test word
-        word = made_up_word(rng)
-        if word_split(word) == split:
-            return word
+    return made_up_word(rng, split == "test")
 
 
 def count_aloud(word: str, letter: str) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 from nanochat_lib.common import local_generator
 from nanochat_lib.data.synthetic import word_problem
-from nanochat_lib.data.tinyworld import Fact, World, made_up_word
+from nanochat_lib.data.tinyworld import Fact, World
+from nanochat_lib.data.words import made_up_word
 from nanochat_lib.tasks.base import Task
 
 __all__ = [
@@ -19,7 +20,7 @@ __all__ = [
     "ask",
     "says_only",
     "Facts",
-    "MultipleChoice",
+    "FactChoice",
     "WordProblems",
     "Spelling",
     "OPENERS",
@@ -138,7 +139,7 @@ class Facts(TinyWorldTask):
         return says_only(response, conversation["value"], conversation["values"])
 
 
-class MultipleChoice(TinyWorldTask):
+class FactChoice(TinyWorldTask):
     """Ask for a fact with four options; the answer states the fact, then the letter."""
 
     title = "multiple choice: the fact, then the letter"
@@ -270,7 +271,7 @@ def heldout_tasks(world: World, size: int = 200) -> dict[str, TinyWorldTask]:
     kinds = {
         "facts": Facts,
         "word_problems": WordProblems,
-        "multiple_choice": MultipleChoice,
+        "multiple_choice": FactChoice,
         "spelling": Spelling,
         "identity": Identity,
     }

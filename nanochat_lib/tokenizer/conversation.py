@@ -1,90 +1,107 @@
 # Generated from chapters/02_tokenizer.py by `course build`; edit that file.
-"""Conversations as segments of text and special tokens, each with its loss mask."""
+"""Conversations: their rules, and their segments of text and special tokens with a loss mask."""
 
-__all__ = ["Segment", "content_segments", "check_messages", "conversation_segments"]
+__all__ = [
+    "MARKERS",
+    "check_content",
+    "validate_conversation",
+    "Segment",
+    "content_segments",
+    "conversation_segments",
+]
 
-Segment = tuple[str, bool, int]  # text or special name, is it special, mask
-
-_PART_MARKERS = {
+# How each kind of part is written: the special tokens around it, and the loss mask of all of it.
+MARKERS = {
+    "text": ("", "", 1),
     "python": ("<|python_start|>", "<|python_end|>", 1),
     "python_output": ("<|output_start|>", "<|output_end|>", 0),
 }
 
 
-def content_segments(content: object, where: str) -> list[Segment]:
-    """Turn an assistant's content into segments.
+def check_content(content: object, role: str, where: str) -> None:
+    """Raise ValueError, starting with `where`, unless content is text or an assistant's parts."""
+    if isinstance(content, str):
+        return
+    if not isinstance(content, list):
+        raise ValueError(f"{where}: content is {content!r:.80}, expected a str or a list of parts")
+    if role != "assistant":
+        raise ValueError(f"{where}: only the assistant speaks in parts; give a {role} one str")
+    previous = None
+    for j, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind not in MARKERS or not isinstance(part.get("text"), str):
+            raise ValueError(
+                f"{where}, part {j}: got {part!r:.80}, expected a dict with a str 'text' and "
+                f"a 'type' out of {tuple(MARKERS)}"
+            )
+        if kind == "python_output" and previous != "python":
+            raise ValueError(f"{where}, part {j}: a python_output needs a python part before it")
+        previous = kind
+
+
+def validate_conversation(conversation: dict) -> dict:
+    """Check roles, order and content of a conversation, and return it unchanged.
+
+    The rules: an optional system message first; then user and assistant take turns, the user
+    begins, either may end. Extra keys (a task's answer, a data set's labels) are allowed.
 
     Args:
-        content: a string, or parts {"type": "text" | "python" | "python_output", "text": str}.
-        where: names the message in errors.
+        conversation: `{"messages": [{"role": ..., "content": str or parts}, ...]}`.
+
+    Returns:
+        The same object, so that a reader can end with `return validate_conversation(...)`.
 
     Raises:
-        ValueError: the content or a part of it has another form.
+        ValueError: a rule is broken; the text names the message's index and what is wrong.
     """
+    messages = conversation.get("messages") if isinstance(conversation, dict) else None
+    if not isinstance(messages, list) or not messages:
+        raise ValueError(
+            f"a conversation is a dict with a non-empty list of messages, got {conversation!r:.80}"
+        )
+    turn = 0
+    for i, message in enumerate(messages):
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            raise ValueError(
+                f"message {i}: got {message!r:.80}, expected a dict with role and content"
+            )
+        role, where = message["role"], f"message {i} ({message['role']})"
+        check_content(message["content"], role, where)
+        if role == "system" and i == 0:
+            continue
+        expected = ("user", "assistant")[turn % 2]
+        if role != expected:
+            raise ValueError(
+                f"{where}: expected {expected} here; a system message may only be first"
+            )
+        turn += 1
+    if turn == 0:
+        raise ValueError("message 0 (system): nobody speaks after it, add a user message")
+    return conversation
+
+
+Segment = tuple[str, bool, int]  # text or special name, is it special, mask
+
+
+def content_segments(content: str | list[dict]) -> list[Segment]:
+    """Turn a checked content into segments, each part between its markers."""
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, list):
-        raise ValueError(
-            f"{where} has content {content!r:.80}: expected a string or a list of parts"
-        )
     segments: list[Segment] = []
-    for number, part in enumerate(parts):
-        kind, text = (
-            (part.get("type"), part.get("text")) if isinstance(part, dict) else (None, None)
-        )
-        if kind not in ("text", *_PART_MARKERS) or not isinstance(text, str):
-            raise ValueError(
-                f"{where}, part {number} is {part!r:.80}: "
-                "expected type text, python or python_output, and a text"
-            )
-        if kind == "text":
-            segments.append((text, False, 1))
-        else:
-            start, end, mask = _PART_MARKERS[kind]
-            segments += [(start, True, mask), (text, False, mask), (end, True, mask)]
+    for part in parts:
+        start, end, mask = MARKERS[part["type"]]
+        if start:
+            segments.append((start, True, mask))
+        segments.append((part["text"], False, mask))
+        if end:
+            segments.append((end, True, mask))
     return segments
-
-
-def check_messages(conversation: dict) -> list[dict]:
-    """Return the messages with the system message merged into the first user message.
-
-    Raises:
-        ValueError: there are no messages, or the roles do not alternate user, assistant, user, ...
-    """
-    messages = conversation.get("messages") if isinstance(conversation, dict) else conversation
-    if not isinstance(conversation, dict) or not isinstance(messages, list) or not messages:
-        raise ValueError(f"a conversation needs a list of messages, got {messages!r:.80}")
-    for number, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise ValueError(f"message {number} is {message!r:.80}: expected a role and a content")
-    offset = 1 if messages[0].get("role") == "system" else 0
-    for number, message in enumerate(messages[offset:]):
-        expected = "assistant" if number % 2 else "user"
-        if message.get("role") != expected:
-            raise ValueError(
-                f"message {number + offset} has role {message.get('role')!r}: expected "
-                f"{expected!r}, because roles alternate from the first user message on"
-            )
-        if expected == "user" and not isinstance(message.get("content"), str):
-            raise ValueError(
-                f"message {number + offset} has content {message.get('content')!r:.80}: "
-                "what a user says is a string"
-            )
-    if offset == 0:
-        return messages
-    if len(messages) == 1 or not isinstance(messages[0].get("content"), str):
-        raise ValueError(
-            "message 0 is a system message: it needs a string and a user message after it"
-        )
-    merged = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-    return [{"role": "user", "content": merged}, *messages[2:]]
 
 
 def conversation_segments(conversation: dict) -> list[Segment]:
     """Turn a conversation into segments: <|bos|>, then each message between its two markers.
 
     Args:
-        conversation: {"messages": [{"role": "user", "content": "Hi"}, ...]}; roles are user and
-            assistant in turn, with at most one system message before them.
+        conversation: see validate_conversation; a system message goes in front of the first user's.
 
     Returns:
         (text or special name, is it special, mask) in order; mask 1 on what the assistant produces.
@@ -92,21 +109,18 @@ def conversation_segments(conversation: dict) -> list[Segment]:
     Raises:
         ValueError: a message breaks the form; the text names it.
     """
-    messages = check_messages(conversation)
-    offset = len(conversation["messages"]) - len(messages)
+    messages = validate_conversation(conversation)["messages"]
+    if messages[0]["role"] == "system":
+        both = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+        messages = [{"role": "user", "content": both}, *messages[2:]]
     segments: list[Segment] = [("<|bos|>", True, 0)]
-    for number, message in enumerate(messages):
-        if message["role"] == "user":
-            segments += [
-                ("<|user_start|>", True, 0),
-                (message["content"], False, 0),
-                ("<|user_end|>", True, 0),
-            ]
-        else:
-            where = f"message {number + offset}"
-            segments += [
-                ("<|assistant_start|>", True, 0),
-                *content_segments(message.get("content"), where),
-                ("<|assistant_end|>", True, 1),
-            ]
+    for message in messages:
+        role, content = message["role"], content_segments(message["content"])
+        if role == "user":  # read, never learned
+            content = [(text, special, 0) for text, special, _ in content]
+        segments += [
+            (f"<|{role}_start|>", True, 0),
+            *content,
+            (f"<|{role}_end|>", True, int(role == "assistant")),
+        ]
     return segments

@@ -212,7 +212,7 @@ class Tokenizer:
         """Turn a conversation into ids and a loss mask of the same length.
 
         Args:
-            conversation: see conversation_segments.
+            conversation: see validate_conversation.
             max_tokens: cut both after this many; None keeps all.
 
         Returns:

@@ -14,18 +14,11 @@ from nanochat_lib.model.gpt import GPT
 from nanochat_lib.tasks.base import Task
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 from nanochat_lib.training.checkpoint import load_model
-from nanochat_lib.training.loader import PackingLoader
+from nanochat_lib.training.loader import PackingLoader, best_fit
 from nanochat_lib.training.loop import LoopConfig, train
 from nanochat_lib.training.optim import OptimConfig, build_optimizers
 
-__all__ = [
-    "IGNORE",
-    "shift_targets",
-    "take_best_fit",
-    "ConversationLoader",
-    "FinetuneConfig",
-    "finetune",
-]
+__all__ = ["IGNORE", "shift_targets", "ConversationLoader", "FinetuneConfig", "finetune"]
 
 IGNORE = -1
 
@@ -36,12 +29,6 @@ def shift_targets(ids: list[int], mask: list[int]) -> list[int]:
     Example: ids [5, 6, 7], mask [0, 0, 1] -> [-1, 7]; one shorter: the last predicts nothing.
     """
     return [token if learn else IGNORE for token, learn in zip(ids[1:], mask[1:])]
-
-
-def take_best_fit(lengths: list[int], room: int) -> int | None:
-    """Find the longest item that fits into `room` (the oldest of equals), or None."""
-    fitting = [i for i, length in enumerate(lengths) if length <= room]
-    return max(fitting, key=lambda i: (lengths[i], -i)) if fitting else None
 
 
 class ConversationLoader:
@@ -132,7 +119,7 @@ class ConversationLoader:
         ids, targets = list(ids), list(targets)
         while True:
             lengths = [len(item[1]) for item in self.buffer]
-            best = take_best_fit(lengths, self.sequence_len - len(ids))
+            best = best_fit(lengths, self.sequence_len - len(ids))
             if best is None:
                 break
             _, more_ids, more_targets = self.buffer.pop(best)

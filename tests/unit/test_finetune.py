@@ -20,8 +20,8 @@ from nanochat_lib.training.finetune import (
     FinetuneConfig,
     finetune,
     shift_targets,
-    take_best_fit,
 )
+from nanochat_lib.training.loader import best_fit
 
 TEXTS = ["What comes after a? It is b. ", "Hello there, how are you? ", "one two three four "] * 9
 TOKENIZER = Tokenizer.train(TEXTS, vocab_size=300)
@@ -77,7 +77,7 @@ def test_targets_are_the_next_token_where_its_own_mask_is_one():
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 20), max_size=8), st.integers(0, 20))
 def test_best_fit_is_the_longest_that_fits_and_the_oldest_of_equals(lengths, room):
-    best = take_best_fit(lengths, room)
+    best = best_fit(lengths, room)
     fitting = [length for length in lengths if length <= room]
     assert best == (lengths.index(max(fitting)) if fitting else None)
 

@@ -13,10 +13,10 @@ from nanochat_lib.tasks.base import (
     TaskSequence,
     content_text,
     share_out,
-    validate_conversation,
 )
 from nanochat_lib.tasks.gsm8k import final_number
 from nanochat_lib.tasks.multiple_choice import extract_letter, render_choices
+from nanochat_lib.tokenizer.conversation import validate_conversation
 
 
 class Numbered(Task):
@@ -60,7 +60,7 @@ def say(role: str, content) -> dict:
         ([say("robot", "a")], r"message 0 \(robot\)"),
         (["hello"], "message 0"),
         ([{"role": "user"}], "message 0"),
-        ([say("user", None)], "NoneType"),
+        ([say("user", None)], "content is None"),
         ([say("user", [{"type": "text", "text": "a"}])], "only the assistant"),
         (
             [say("user", "a"), say("assistant", [{"type": "image", "text": ""}])],

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from nanochat_lib.tasks.arc import ARC
-from nanochat_lib.tasks.base import content_text, validate_conversation
+from nanochat_lib.tasks.base import content_text
 from nanochat_lib.tasks.custom_json import CustomJSON
 from nanochat_lib.tasks.gsm8k import GSM8K, final_number, split_calculations
 from nanochat_lib.tasks.mmlu import MMLU
 from nanochat_lib.tasks.rows import load_rows
 from nanochat_lib.tasks.smoltalk import SmolTalk
+from nanochat_lib.tokenizer.conversation import validate_conversation
 
 DATA = Path(os.environ.get("NANOCHAT_TEST_DATA", ""))
 real = pytest.mark.skipif(

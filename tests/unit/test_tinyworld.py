@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from nanochat_lib.data.synthetic import curriculum, validation_documents, word_problem
-from nanochat_lib.data.tinyworld import WORDS, World, is_heldout, local_generator, made_up_word
-from nanochat_lib.tasks.base import content_text, validate_conversation
+from nanochat_lib.data.tinyworld import WORDS, World, local_generator
+from nanochat_lib.data.words import is_heldout, made_up_word
+from nanochat_lib.tasks.base import content_text
 from nanochat_lib.tasks.contamination import contamination, training_texts
 from nanochat_lib.tasks.practice import CHAT_SHARES, chat_mixture
 from nanochat_lib.tasks.tinyworld import (
@@ -20,6 +21,7 @@ from nanochat_lib.tasks.tinyworld import (
     WordProblems,
     heldout_tasks,
 )
+from nanochat_lib.tokenizer.conversation import validate_conversation
 
 WORLD = World(seed=0)
 CHAT = chat_mixture(WORLD, 4_000)

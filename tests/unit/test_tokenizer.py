@@ -268,25 +268,43 @@ def test_empty_texts_are_allowed():
     [
         ({}, "list of messages"),
         ({"messages": []}, "list of messages"),
-        (conversation(assistant("Hi")), "message 0 has role 'assistant': expected 'user'"),
-        (conversation(user("a"), user("b")), "message 1 has role 'user': expected 'assistant'"),
-        (conversation(user("a"), {"role": "tool", "content": "b"}), "message 1 has role 'tool'"),
-        (conversation(user("a"), {"content": "b"}), "message 1 has role None"),
-        (conversation({"role": "system", "content": "s"}), "message 0 is a system message"),
-        (conversation({"role": "system", "content": "s"}, assistant("b")), "message 1 has role"),
+        (conversation(assistant("Hi")), r"message 0 \(assistant\): expected user"),
+        (conversation(user("a"), user("b")), r"message 1 \(user\): expected assistant"),
+        (
+            conversation(user("a"), {"role": "tool", "content": "b"}),
+            r"message 1 \(tool\): expected assistant",
+        ),
+        (
+            conversation(user("a"), {"content": "b"}),
+            "message 1: got .*, expected a dict with role and content",
+        ),
+        (
+            conversation({"role": "system", "content": "s"}),
+            "message 0 .system.: nobody speaks after it",
+        ),
+        (conversation({"role": "system", "content": "s"}, assistant("b")), "message 1 .assistant"),
         (
             conversation(user("a"), {"role": "system", "content": "s"}),
-            "message 1 has role 'system'",
+            "message 1 .system.: expected assistant",
         ),
-        (conversation({"role": "user"}), "message 0 has content None"),
-        (conversation(user([{"type": "text", "text": "a"}])), "message 0 has content"),
-        (conversation(user("a"), assistant(7)), "message 1 has content 7"),
-        (conversation(user("a"), assistant([{"type": "image", "text": "x"}])), "message 1, part 0"),
-        (conversation(user("a"), assistant([*TOOL_ANSWER, {"type": "text"}])), "message 1, part 4"),
-        (conversation(user("a"), assistant(["x"])), "message 1, part 0"),
+        (
+            conversation({"role": "user"}),
+            "message 0: got .*, expected a dict with role and content",
+        ),
+        (conversation(user([{"type": "text", "text": "a"}])), "message 0 .*only the assistant"),
+        (conversation(user("a"), assistant(7)), "message 1 .assistant.: content is 7"),
+        (
+            conversation(user("a"), assistant([{"type": "image", "text": "x"}])),
+            "message 1 .assistant., part 0",
+        ),
+        (
+            conversation(user("a"), assistant([*TOOL_ANSWER, {"type": "text"}])),
+            "message 1 .assistant., part 4",
+        ),
+        (conversation(user("a"), assistant(["x"])), "message 1 .assistant., part 0"),
         (
             conversation({"role": "system", "content": "s"}, user("a"), assistant([3])),
-            "message 2, part 0",
+            "message 2 .assistant., part 0",
         ),
     ],
 )
@@ -383,4 +401,4 @@ for wrong in (None, [], "hi", 3, {}, {"messages": None}, {"messages": [None]}, {
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8")
     lines = done.stdout.splitlines()
     assert len(lines) == 16, done.stderr
-    assert all("needs a list of messages" in line or "message 0 is" in line for line in lines)
+    assert all("list of messages" in line or "message 0: got" in line for line in lines)
