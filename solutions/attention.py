@@ -13,8 +13,9 @@
 
 # %%
 import torch
-from nanochat_lib.model.attention import causal_mask, naive_attention
 from torch import Tensor
+
+from nanochat_lib.model.attention import causal_mask, naive_attention
 
 # %% [markdown]
 # ## document_mask

@@ -13,8 +13,9 @@
 # %%
 import torch
 import torch.nn.functional as F
-from nanochat_lib.model.gpt import GPT, GPTConfig, token_losses
 from torch import Tensor
+
+from nanochat_lib.model.gpt import GPT, GPTConfig, token_losses
 
 # %% [markdown]
 # ## depth_for_budget

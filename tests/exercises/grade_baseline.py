@@ -63,6 +63,45 @@ def grade_continuation_shares(module) -> None:
     raise AssertionError("an empty table was accepted")
 
 
+def grade_choose_prior(module) -> None:
+    """The same curve as a plain loop, a choice that never looks at the test, and an interior minimum."""
+    generator = torch.Generator().manual_seed(5)
+    table = torch.rand(12, 12, generator=generator) ** 6
+    table = table / table.sum(dim=1, keepdim=True)
+
+    def walk(n: int) -> torch.Tensor:
+        ids = [0]
+        for _ in range(n):
+            ids.append(int(torch.multinomial(table[ids[-1]], 1, generator=generator)))
+        return torch.tensor(ids)
+
+    train_ids, dev_ids, other = walk(150), walk(800), torch.randint(12, (800,), generator=generator)
+    priors = [0.001, 1.0, 5.0, 50.0, 5_000.0]
+
+    def bits(prior: float, ids: torch.Tensor) -> float:
+        counts = torch.zeros(12, 12, dtype=torch.float64)
+        for a, b in zip(train_ids[:-1].tolist(), train_ids[1:].tolist()):
+            counts[a, b] += 1
+        overall = (counts.sum(0) + 1) / (counts.sum(0) + 1).sum()
+        probs = (counts + prior * overall) / (counts.sum(1, keepdim=True) + prior)
+        return float(-probs[ids[:-1], ids[1:]].log2().mean())
+
+    want = [bits(prior, dev_ids) for prior in priors]
+    curve, best, test_bits = module.choose_prior(train_ids, dev_ids, other, 12, priors)
+    for prior, got, right in zip(priors, curve, want):
+        assert math.isclose(got, right, rel_tol=1e-4), (
+            f"prior {prior}: {got:.4f} bits a token on dev, expected {right:.4f}: bits, or nats?"
+        )
+    chosen = priors[want.index(min(want))]
+    assert best == chosen, (
+        f"chose {best}; {chosen} is best on dev. The test is unlike dev here, so that whoever chooses "
+        "by the test is seen"
+    )
+    right = bits(chosen, other)
+    assert math.isclose(test_bits, right, rel_tol=1e-4), f"{test_bits:.4f} on test, not {right:.4f}"
+    assert 0 < priors.index(best) < 4, "the best prior lies inside"
+
+
 MUTANTS = {
     "bpb_interval": [
         '''def bpb_interval(nats, n_bytes, resamples, seed):
@@ -132,6 +171,39 @@ MUTANTS = {
     if contexts.sum() == 0:
         raise ValueError("no pair")
     return contexts.double() / len(counts)
+''',
+    ],
+    "choose_prior": [
+        '''def choose_prior(train_ids, dev_ids, test_ids, vocab_size, priors):
+    """Choose by the test: its score is then a part of the training."""
+    counts = bigram_counts(train_ids, vocab_size)
+
+    def bits(prior, ids):
+        return float(BigramModel(counts, prior)(ids[None, :-1], ids[None, 1:], "none").mean()) / math.log(2)
+
+    best = min(priors, key=lambda prior: bits(prior, test_ids))
+    return [bits(prior, dev_ids) for prior in priors], best, bits(best, test_ids)
+''',
+        '''def choose_prior(train_ids, dev_ids, test_ids, vocab_size, priors):
+    """Report nats."""
+    counts = bigram_counts(train_ids, vocab_size)
+
+    def nats(prior, ids):
+        return float(BigramModel(counts, prior)(ids[None, :-1], ids[None, 1:], "none").mean())
+
+    curve = [nats(prior, dev_ids) for prior in priors]
+    best = priors[curve.index(min(curve))]
+    return curve, best, nats(best, test_ids)
+''',
+        '''def choose_prior(train_ids, dev_ids, test_ids, vocab_size, priors):
+    """Return the dev score of the winner, which was chosen for being low."""
+    counts = bigram_counts(train_ids, vocab_size)
+
+    def bits(prior, ids):
+        return float(BigramModel(counts, prior)(ids[None, :-1], ids[None, 1:], "none").mean()) / math.log(2)
+
+    curve = [bits(prior, dev_ids) for prior in priors]
+    return curve, priors[curve.index(min(curve))], min(curve)
 ''',
     ],
 }

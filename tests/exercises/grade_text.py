@@ -1,6 +1,7 @@
 """Grade the exercises of the text chapter."""
 
 import math
+import random
 from itertools import count, islice
 
 
@@ -73,6 +74,39 @@ def grade_resemblance(module) -> None:
     assert math.isclose(module.resemblance(" ".join(words), " ".join(changed), 3), 55 / 61)
 
 
+def grade_leak_curve(module) -> None:
+    """By hand; then the leaked score must fall with each copy, and the fresh one must not follow."""
+    got = module.leak_curve(["abcde"], ["abcde"], ["zzzzz"], [0, 1, 3])
+    for (test, fresh), number in zip(got, (0, 1, 3)):
+        want = -math.log2((number + 2) / (number + 257))
+        assert math.isclose(test, want), (
+            f"'abcde' read in training and {number} times more costs {test:.4f} bits, "
+            f"expected {want:.4f}: one letter is scored, its count is {number + 1}"
+        )
+        assert math.isclose(fresh, 8.0), (
+            f"a letter after an unseen run costs {fresh:.3f}, not 8 bits"
+        )
+    [(got, _)] = module.leak_curve(["abcd", "efgh"], ["abcde", "xyzxyz"], ["zzzzz"], [0])
+    assert math.isclose(got, 8.0), f"got {got:.3f}: does a run cross from one document to the next?"
+    lengths = module.leak_curve(["abcde"], ["abcde", "q" * 9], ["zzzzz"], [0])[0][0]
+    want = (-math.log2(2 / 257) + 5 * 8) / 6
+    assert math.isclose(lengths, want), (
+        f"got {lengths:.3f}, expected {want:.3f}: average over letters"
+    )
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefgh", k=rng.randint(3, 6))) for _ in range(150)]
+    documents = [" ".join(rng.choices(words, k=30)) for _ in range(300)]
+    training, test, fresh = documents[:260], documents[260:280], documents[280:]
+    before = list(training), list(test)
+    curve = module.leak_curve(training, test, fresh, [0, 1, 4, 16])
+    assert (training, test) == before, "the caller's lists were changed"
+    leaked, other = [c[0] for c in curve], [c[1] for c in curve]
+    assert abs(leaked[0] - other[0]) < 0.15, f"without a leak both are alike, got {curve[0]}"
+    assert leaked == sorted(leaked, reverse=True), f"each copy helps the leaked test, got {leaked}"
+    gain, honest = leaked[0] - leaked[3], other[0] - other[3]
+    assert gain > 2 * max(honest, 0.05), f"{gain:.2f} bits better, fresh text {honest:.2f}"
+
+
 MUTANTS = {
     "shuffle_stream": [
         '''def shuffle_stream(documents, size, seed):
@@ -143,6 +177,62 @@ MUTANTS = {
         starts = range(max(1, len(words) - n + 1))
         shingles.append({"".join(words[i : i + n]) for i in starts})
     return len(shingles[0] & shingles[1]) / len(shingles[0] | shingles[1])
+''',
+    ],
+    "leak_curve": [
+        '''def leak_curve(training, test, fresh, copies):
+    """Put the fresh text into the table as well: both curves then fall, and the leak is invisible."""
+    curve = []
+    for number in copies:
+        table = defaultdict(Counter)
+        for text in training + (test + fresh) * number:
+            for end in range(4, len(text)):
+                table[text[end - 4 : end]][text[end]] += 1
+        scores = []
+        for documents in (test, fresh):
+            bits = [
+                -math.log2((table[t[e - 4 : e]][t[e]] + 1) / (table[t[e - 4 : e]].total() + 256))
+                for t in documents for e in range(4, len(t))
+            ]
+            scores.append(sum(bits) / len(bits))
+        curve.append(tuple(scores))
+    return curve
+''',
+        '''def leak_curve(training, test, fresh, copies):
+    """Join the documents first: runs of letters cross from one to the next."""
+    curve = []
+    for number in copies:
+        table, text = defaultdict(Counter), "".join(training + test * number)
+        for end in range(4, len(text)):
+            table[text[end - 4 : end]][text[end]] += 1
+        scores = []
+        for documents in (test, fresh):
+            t = "".join(documents)
+            bits = [
+                -math.log2((table[t[e - 4 : e]][t[e]] + 1) / (table[t[e - 4 : e]].total() + 256))
+                for e in range(4, len(t))
+            ]
+            scores.append(sum(bits) / len(bits))
+        curve.append(tuple(scores))
+    return curve
+''',
+        '''def leak_curve(training, test, fresh, copies):
+    """Count a copy where the number of copies is meant: any leak is one copy."""
+    curve = []
+    for number in copies:
+        table = defaultdict(Counter)
+        for text in training + test * min(number, 1):
+            for end in range(4, len(text)):
+                table[text[end - 4 : end]][text[end]] += 1
+        scores = []
+        for documents in (test, fresh):
+            bits = [
+                -math.log2((table[t[e - 4 : e]][t[e]] + 1) / (table[t[e - 4 : e]].total() + 256))
+                for t in documents for e in range(4, len(t))
+            ]
+            scores.append(sum(bits) / len(bits))
+        curve.append(tuple(scores))
+    return curve
 ''',
     ],
 }

@@ -2,7 +2,7 @@
 
 import random
 
-from nanochat_lib.tokenizer.bpe import train_bpe
+from nanochat_lib.tokenizer.bpe import encode_bpe, train_bpe
 
 BYTES = {bytes([byte]): byte for byte in range(256)}
 
@@ -58,6 +58,37 @@ def grade_stream_text(module) -> None:
     seen = [(piece, len(fed)) for piece in stream(feed())]
     assert seen == [("x", 1), ("é", 2), ("\ufffd", 3), ("y", 4)], (
         f"got {seen}: is each character out as soon as it is complete?"
+    )
+
+
+def _kind(letters: str, seed: int, n: int) -> list[str]:
+    """Write documents from a small list of words over some letters."""
+    rng = random.Random(seed)
+    words = ["".join(rng.choices(letters, k=rng.randint(3, 6))) for _ in range(40)]
+    return [" ".join(rng.choices(words, k=20)) for _ in range(n)]
+
+
+def grade_share_curve(module) -> None:
+    """The same numbers as a plain trainer on the same mixture, then the signs of both slopes."""
+    first, second = _kind("abcdefg", 1, 50), _kind("tuvwxyz", 2, 60)
+    shares = [0.0, 0.25, 0.5, 1.0]
+    got = module.share_curve(list(first), list(second), shares, 320)
+    trained = [[d for i, d in enumerate(kind) if i % 5 != 4] for kind in (first, second)]
+    for share, row in zip(shares, got):
+        mixture = trained[0][: 40 - round(40 * share)] + trained[1][: round(40 * share)]
+        ranks = dict(train_bpe(mixture, 320))
+        for column, kind in enumerate((first, second)):
+            held = kind[4::5]
+            want = sum(map(len, held)) / sum(len(encode_bpe(text, ranks)) for text in held)
+            assert abs(row[column] - want) < 1e-9, (
+                f"share {share}: {row[column]:.4f} bytes per token on kind {column}, expected "
+                f"{want:.4f}: 40 training documents in all, and every fifth one held out"
+            )
+    assert [r[0] for r in got] == sorted((r[0] for r in got), reverse=True), "the first kind loses"
+    assert [r[1] for r in got] == sorted(r[1] for r in got), "the second kind gains"
+    accents = module.share_curve(["é" * 5] * 5, ["é" * 5] * 5, [0.5], 256)
+    assert accents == [(1.0, 1.0)], (
+        f"got {accents}: bytes, not characters, in a vocabulary of bytes"
     )
 
 
@@ -121,5 +152,44 @@ MUTANTS = {
         if text := decoder.decode(chunk):
             yield text
 """,
+    ],
+    "share_curve": [
+        '''def share_curve(first, second, shares, vocab_size):
+    """Measure on the documents that the vocabulary was trained on."""
+    n, curve = min(len(first), len(second)), []
+    for share in shares:
+        k = round(share * n)
+        ranks = dict(train_bpe(first[: n - k] + second[:k], vocab_size))
+        curve.append(tuple(
+            sum(len(t.encode()) for t in kind) / sum(len(encode_bpe(t, ranks)) for t in kind)
+            for kind in (first, second)
+        ))
+    return curve
+''',
+        '''def share_curve(first, second, shares, vocab_size):
+    """Add the second kind to all of the first: the mixtures then differ in length."""
+    train = [[d for i, d in enumerate(kind) if i % 5 != 4] for kind in (first, second)]
+    n, curve = min(map(len, train)), []
+    for share in shares:
+        ranks = dict(train_bpe(train[0] + train[1][: round(share * n)], vocab_size))
+        curve.append(tuple(
+            sum(len(t.encode()) for t in k[4::5]) / sum(len(encode_bpe(t, ranks)) for t in k[4::5])
+            for k in (first, second)
+        ))
+    return curve
+''',
+        '''def share_curve(first, second, shares, vocab_size):
+    """Count characters where bytes are asked for."""
+    train = [[d for i, d in enumerate(kind) if i % 5 != 4] for kind in (first, second)]
+    n, curve = min(map(len, train)), []
+    for share in shares:
+        k = round(share * n)
+        ranks = dict(train_bpe(train[0][: n - k] + train[1][:k], vocab_size))
+        curve.append(tuple(
+            sum(map(len, kind[4::5])) / sum(len(encode_bpe(t, ranks)) for t in kind[4::5])
+            for kind in (first, second)
+        ))
+    return curve
+''',
     ],
 }
