@@ -54,6 +54,67 @@ def _grade_memory(module) -> None:
         pytest.fail(f"a tensor of {watch.elements} numbers: (T, block) is {256 * 8}")
 
 
+def grade_train_copier(module) -> None:
+    """The trained readers themselves: causal, position-blind without rotations, right with them."""
+    generator = torch.Generator().manual_seed(3)
+    idx = torch.randint(16, (300, 24), generator=generator)
+    for distance in (1, 4):
+        with_turns = module.train_copier(distance, True, 300)
+        without = module.train_copier(distance, False, 300)
+        for read, name in ((with_turns, "rotated"), (without, "not rotated")):
+            logits = read(idx)
+            assert tuple(logits.shape) == (300, 24, 16), f"logits of shape {tuple(logits.shape)}"
+            changed = idx.clone()
+            changed[:, 20:] = (changed[:, 20:] + 1) % 16
+            moved = (read(changed)[:, :20] - logits[:, :20]).abs().max()
+            assert moved < 1e-4, f"{name}: places before 20 saw that places from 20 on changed"
+        mixed = torch.cat((idx[:, torch.randperm(23, generator=generator)], idx[:, 23:]), dim=1)
+        gap = (without(mixed)[:, 23] - without(idx)[:, 23]).abs().max()
+        assert gap < 1e-3, (
+            "without rotations the last place must not notice that the earlier tokens changed places: "
+            f"its logits moved by {gap:.2f}"
+        )
+        right = {}
+        for read, name in ((with_turns, True), (without, False)):
+            said = read(idx).argmax(-1)[:, distance:]
+            right[name] = float((said == idx[:, : 24 - distance]).float().mean())
+        assert right[True] > 0.6, (
+            f"rotated, distance {distance}: only {right[True]:.0%} right after 300 steps; is the target "
+            "the token at t - distance?"
+        )
+        assert right[False] < 0.5, (
+            f"not rotated, yet {right[False]:.0%} right: how does it know places?"
+        )
+        assert right[False] > 1 / 16, "not rotated, it should still know which tokens it has seen"
+
+
+TRAIN = """
+
+def _train(distance, rotated, back, steps, mask):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(16, 32), (32, 32), (32, 32), (32, 32), (32, 16)]
+    weights = [(torch.randn(s, generator=generator) / 32**0.5).requires_grad_() for s in shapes]
+    tables = rope_tables(24, 32)
+
+    def read(idx):
+        x = weights[0][idx]
+        q, k = (rms_norm((x @ weights[i]).unsqueeze(2)) for i in (1, 2))
+        if rotated:
+            q, k = apply_rope(q, *tables), apply_rope(k, *tables)
+        v = (x @ weights[3]).unsqueeze(1)
+        return naive_attention(q.transpose(1, 2), k.transpose(1, 2), v, mask)[0].squeeze(1) @ weights[4]
+
+    optimizer = torch.optim.Adam(weights, lr=0.01)
+    for _ in range(steps):
+        idx = torch.randint(16, (32, 24), generator=generator)
+        targets = idx.roll(back, dims=1)[:, distance : 24 - distance]
+        loss = F.cross_entropy(read(idx)[:, distance : 24 - distance].flatten(0, 1), targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return torch.no_grad()(read)
+"""
+
 MUTANTS = {
     "document_mask": [
         # bos joins the document before it
@@ -107,5 +168,22 @@ MUTANTS = {
         """def streaming_attention(q, k, v, block):
     return naive_attention(q, k, v, causal_mask(q.size(-2)))[0]
 """,
+    ],
+    "train_copier": [
+        '''def train_copier(distance, rotated, steps):
+    """Ignore the switch: both readers are rotated."""
+    return _train(distance, True, distance, steps, causal_mask(24))
+'''
+        + TRAIN,
+        '''def train_copier(distance, rotated, steps):
+    """Aim at the token `distance` places ahead: at place t - distance stands what t must say."""
+    return _train(distance, rotated, -distance, steps, causal_mask(24))
+'''
+        + TRAIN,
+        '''def train_copier(distance, rotated, steps):
+    """Leave out the causal mask."""
+    return _train(distance, rotated, distance, steps, torch.ones(24, 24, dtype=torch.bool))
+'''
+        + TRAIN,
     ],
 }

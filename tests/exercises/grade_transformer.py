@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanochat_lib.model.gpt import GPTConfig, token_losses
+from nanochat_lib.model.attention import rms_norm
+from nanochat_lib.model.gpt import GPT, GPTConfig, token_losses
 
 
 def _cost(depth: int, vocab_size: int, sequence_len: int) -> int:
@@ -61,6 +62,69 @@ def _grade_memory(module, x, head, targets) -> None:
         module.chunked_loss(x, head, targets, 50, 15.0, 2)
     limit = max(2 * 64, x.numel(), head.numel())
     assert watch.elements <= limit, f"a tensor of {watch.elements} numbers, allowed are {limit}"
+
+
+def _by_hand(model: GPT, idx: torch.Tensor, part: str) -> torch.Tensor:
+    """Compute a GPT's logits with one part taken out, from its parts."""
+    x = rms_norm(model.wte(idx))
+    cos, sin = model.cos[: idx.size(1)], model.sin[: idx.size(1)]
+    if part == "rotation":
+        cos, sin = torch.ones_like(cos), torch.zeros_like(sin)
+    read = (lambda y: y) if part == "norm" else rms_norm
+    for block in model.blocks:
+        if part != "attention":
+            x = x + block.attn(read(x), cos, sin)
+        if part != "mlp":
+            x = x + block.mlp(read(x))
+    logits = model.lm_head(rms_norm(x))[..., : model.config.vocab_size]
+    return 15 * torch.tanh(logits / 15)
+
+
+def _shaken(config: GPTConfig) -> GPT:
+    """Build a GPT whose every weight matters."""
+    model, generator = GPT(config), torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
+    return model
+
+
+def grade_remove_part(module) -> None:
+    """The same logits as a model put together by hand without the part; then an ablation's sign."""
+    config = GPTConfig(32, 2, 2, sequence_len=16, vocab_size=20, n_layer=2)
+    idx = torch.randint(20, (3, 11), generator=torch.Generator().manual_seed(0))
+    for part in ("attention", "mlp", "rotation", "norm"):
+        plain, model = _shaken(config), _shaken(config)
+        module.remove_part(model, part)
+        with torch.no_grad():
+            want, whole, got = _by_hand(plain, idx, part), plain(idx), model(idx)
+        assert not torch.allclose(got, whole, atol=1e-4), f"{part}: the model is as it was"
+        assert torch.allclose(got, want, atol=1e-4), (
+            f"without {part} the logits differ by {(got - want).abs().max():.3f} from those of a model "
+            "put together without it: did something else change?"
+        )
+    for part, low, high in (("attention", 2.0, 2.2), ("mlp", 0.0, 1.9)):
+        loss = _trained(module, part)
+        assert low < loss < high, f"without {part} 150 steps reach {loss:.2f} nats a letter"
+    with pytest.raises(ValueError):
+        module.remove_part(GPT(config), "head")
+
+
+def _trained(module, part: str) -> float:
+    """Train on letters that are sums of the two before them; without attention nothing can be known."""
+    model = GPT(GPTConfig(64, 2, 2, sequence_len=16, vocab_size=8, n_layer=1))
+    module.remove_part(model, part)
+    optimizer, generator = torch.optim.Adam(model.parameters(), lr=6e-3), torch.Generator()
+    generator.manual_seed(1)
+    for _ in range(150):
+        rows = torch.randint(8, (16, 17), generator=generator)
+        for t in range(2, 17):
+            rows[:, t] = (rows[:, t - 1] + rows[:, t - 2]) % 8
+        loss = model(rows[:, :-1], rows[:, 1:].clone().index_fill_(1, torch.tensor([0]), -1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.item()
 
 
 MUTANTS = {
@@ -133,5 +197,43 @@ MUTANTS = {
     logits = F.linear(x, head[:vocab_size])
     return token_losses(softcap * torch.tanh(logits / softcap), targets)
 """,
+    ],
+    "remove_part": [
+        '''def remove_part(model, part):
+    """Take the part out of the first block only."""
+    if part not in ("attention", "mlp", "rotation", "norm"):
+        raise ValueError(part)
+    if part == "rotation":
+        model.cos.fill_(1.0)
+        model.sin.zero_()
+    elif part != "norm":
+        half = model.blocks[0].attn if part == "attention" else model.blocks[0].mlp
+        half.forward = lambda x, *rest: torch.zeros_like(x)
+''',
+        '''def remove_part(model, part):
+    """Pass the stream on where nothing should be added: each block then doubles it."""
+    if part not in ("attention", "mlp", "rotation", "norm"):
+        raise ValueError(part)
+    for block in model.blocks:
+        half = block.attn if part == "attention" else block.mlp
+        half.forward = lambda x, *rest: x
+''',
+        '''def remove_part(model, part):
+    """Set both tables to zero: queries and keys vanish, and attention becomes a plain mean."""
+    def nothing(x, *rest):
+        return torch.zeros_like(x)
+
+    if part == "rotation":
+        model.cos.zero_()
+        model.sin.zero_()
+        return
+    for block in model.blocks:
+        if part == "attention":
+            block.attn.forward = nothing
+        elif part == "mlp":
+            block.mlp.forward = nothing
+        elif part != "norm":
+            raise ValueError(part)
+''',
     ],
 }
