@@ -48,7 +48,11 @@ class _Plane(torch.nn.Module):
 def grade_lion_losses(module) -> None:
     """Steps by hand on chosen gradients, then a GPT that must learn."""
     plane, zero = _Plane(), torch.zeros(1)
-    gradients = [torch.tensor([5.0, -1.0]), torch.tensor([-0.43, 0.085]), torch.tensor([-0.5, -0.5])]
+    gradients = [
+        torch.tensor([5.0, -1.0]),
+        torch.tensor([-0.43, 0.085]),
+        torch.tensor([-0.5, -0.5]),
+    ]
     want, momentum, p = [], torch.zeros(2), plane.a.detach().clone()
     for g in gradients:
         want.append(float((p * g).sum()))
