@@ -60,6 +60,55 @@ def grade_accept_draft(module) -> None:
     )
 
 
+class _Table(torch.nn.Module):
+    """Its loss is a weighted sum of its weights, so rounding can be followed by hand."""
+
+    def __init__(self, rows: list[list[float]], bias: float = 0.3):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor(rows))
+        self.bias = torch.nn.Parameter(torch.tensor([bias]))
+
+    def forward(self, inputs, targets):
+        return (self.w * inputs).sum() + self.bias.sum()
+
+
+def grade_quantization_curve(module) -> None:
+    """By hand on two rows; then a model whose rows differ, and a trained one that must not change."""
+    table = _Table([[7.0, 2.4], [0.7, -0.24]])
+    weights = torch.tensor([[1.0, 10.0], [100.0, 1000.0]])
+    [(whole, rows)] = module.quantization_curve(table, weights, weights, [4])
+    want = 7 + 2 * 10 + 1 * 100 + 0 + 0.3
+    assert abs(whole - want) < 1e-3, (
+        f"4 bits, one step: {whole:.3f}, expected {want:.3f}: the step is 7 / 7, and 0.7 becomes 1; "
+        "the bias is no matrix"
+    )
+    want = 7 + 2 * 10 + 0.7 * 100 - 0.2 * 1000 + 0.3
+    assert abs(rows - want) < 1e-3, f"4 bits, steps of 1 and 0.1: {rows:.3f}, expected {want:.3f}"
+    assert table.w.tolist()[0][0] == 7.0 and abs(table.w.tolist()[1][1] + 0.24) < 1e-6, "changed"
+    zero = module.quantization_curve(_Table([[0.0, 0.0], [0.0, 1.0]]), weights, weights, [8])
+    assert all(abs(v - 1000.3) < 1e-2 for v in zero[0]), f"a row of zeros gave {zero}: a step of 0?"
+    generator, linear = torch.Generator().manual_seed(0), torch.nn.Linear(64, 64, bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(torch.randn(64, 64, generator=generator))
+        linear.weight[0] *= 40
+    x = torch.randn(200, 64, generator=generator)
+    truth = linear(x).detach()
+
+    class Error(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = linear
+
+        def forward(self, inputs, targets):
+            return (self.layer(inputs) - targets)[:, 1:].square().mean()
+
+    curve = module.quantization_curve(Error(), x, truth, [8, 6, 4, 3])
+    errors = [row[1] for row in curve]
+    assert errors == sorted(errors) and errors[0] > 0, f"fewer bits, more error: {errors}"
+    assert all(row[0] > 20 * row[1] for row in curve[:2]), f"one large row spoils one step: {curve}"
+    assert torch.equal(linear(x).detach(), truth), "the caller's model was changed"
+
+
 MUTANTS = {
     "nucleus_filter": [
         # drops the token that crosses p
@@ -114,5 +163,73 @@ def accept_draft(draft, q, p, uniforms):
             return [*draft[:i], min(int(drawn), p.shape[1] - 1)]
     return list(draft)
 """,
+    ],
+    "quantization_curve": [
+        '''def quantization_curve(model, inputs, targets, bits):
+    """Round the model that was given, and round the rounded one again."""
+    curve = []
+    for number in bits:
+        most, row = 2 ** (number - 1) - 1, []
+        for per_row in (False, True):
+            with torch.no_grad():
+                for p in model.parameters():
+                    if p.ndim == 2:
+                        largest = p.abs().amax(dim=1, keepdim=True) if per_row else p.abs().max()
+                        step = torch.where(largest > 0, largest / most, 1.0)
+                        p.copy_((p / step).round() * step)
+                row.append(model(inputs, targets).item())
+        curve.append(tuple(row))
+    return curve
+''',
+        '''def quantization_curve(model, inputs, targets, bits):
+    """Divide by a step of zero where a row holds only zeros."""
+    curve = []
+    for number in bits:
+        most, row = 2 ** (number - 1) - 1, []
+        for per_row in (False, True):
+            copied = copy.deepcopy(model)
+            with torch.no_grad():
+                for p in copied.parameters():
+                    if p.ndim == 2:
+                        step = (p.abs().amax(dim=1, keepdim=True) if per_row else p.abs().max()) / most
+                        p.copy_((p / step).round() * step)
+                row.append(copied(inputs, targets).item())
+        curve.append(tuple(row))
+    return curve
+''',
+        '''def quantization_curve(model, inputs, targets, bits):
+    """Give each column a step, not each row."""
+    curve = []
+    for number in bits:
+        most, row = 2 ** (number - 1) - 1, []
+        for per_row in (False, True):
+            copied = copy.deepcopy(model)
+            with torch.no_grad():
+                for p in copied.parameters():
+                    if p.ndim == 2:
+                        largest = p.abs().amax(dim=0, keepdim=True) if per_row else p.abs().max()
+                        step = torch.where(largest > 0, largest / most, 1.0)
+                        p.copy_((p / step).round() * step)
+                row.append(copied(inputs, targets).item())
+        curve.append(tuple(row))
+    return curve
+''',
+        '''def quantization_curve(model, inputs, targets, bits):
+    """Use one step more than there are numbers: 2 to the b - 1."""
+    curve = []
+    for number in bits:
+        most, row = 2 ** (number - 1), []
+        for per_row in (False, True):
+            copied = copy.deepcopy(model)
+            with torch.no_grad():
+                for p in copied.parameters():
+                    if p.ndim == 2:
+                        largest = p.abs().amax(dim=1, keepdim=True) if per_row else p.abs().max()
+                        step = torch.where(largest > 0, largest / most, 1.0)
+                        p.copy_((p / step).round() * step)
+                row.append(copied(inputs, targets).item())
+        curve.append(tuple(row))
+    return curve
+''',
     ],
 }
