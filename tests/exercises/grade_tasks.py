@@ -56,6 +56,41 @@ def _seconds(leaked_share, questions: int) -> float:
     return min(times)
 
 
+def grade_blind_accuracy(module) -> None:
+    """By hand; the question must not matter; artifacts must be found, and chance where there are none."""
+    blind = module.blind_accuracy
+    train = [("q", ["a x", "b y"], 0), ("q", ["a z", "b b b"], 0), ("q", ["c", "A"], 1)]
+    assert blind(train, [("q", ["b a", "a"], 1)]) == 1.0, "b is a sign of wrong options"
+    assert blind(train, [("q", ["new", "other"], 0)]) == 1.0, "of equals the first"
+    assert blind(train, [("q", ["new", "other"], 1)]) == 0.0, "of equals the first"
+    longer = [("q", ["x y", "z"], 0)] * 3 + [("q", ["w", "v v v v"], 0)]
+    # once a word: v v v v counts as one v, so that one v and four say the same
+    assert blind(longer, [("q", ["v v v", "v"], 0), ("q", ["v", "v v v"], 0)]) == 1.0, (
+        "a word counts once in an option"
+    )
+    many = [("q", ["good"] + ["bad"] * 4, 0)] * 3 + [("q", ["odd"] + ["good"] * 4, 0)]
+    # good: 3 of 4 right options, 4 of 16 wrong ones; bad: 0 and 12
+    assert blind(many, [("q", ["", "good"], 1)]) == 1.0, (
+        "four times as many options are wrong: compare shares, not counts"
+    )
+    rng = random.Random(1)
+
+    def quiz(n: int, telltale: float) -> list:
+        rows = []
+        for _ in range(n):
+            answer = rng.randrange(4)
+            options = [rng.sample("abcdefghij", 2) for _ in range(4)]
+            for i in range(4):
+                if i != answer and rng.random() < telltale:
+                    options[i].append("never")
+            rows.append((f"question {answer}", [" ".join(option) for option in options], answer))
+        return rows
+
+    biased, fair = (blind(quiz(500, t), quiz(500, t)) for t in (0.8, 0.0))
+    assert biased > 0.6, f"{biased:.0%} where most wrong options say never"
+    assert 0.15 < fair < 0.35, f"{fair:.0%} where options say nothing: is the question read?"
+
+
 MUTANTS = {
     "majority_floor": [
         """def majority_floor(train_answers, test_answers):
@@ -114,5 +149,63 @@ MUTANTS = {
     leaks = lambda q: all(w in known for w in q.lower().split())
     return sum(map(leaks, test_questions)) / len(test_questions)
 """,
+    ],
+    "blind_accuracy": [
+        '''def blind_accuracy(train, test):
+    """Compare counts, not shares: wrong options are more numerous, so every word speaks against."""
+    right, wrong = Counter(), Counter()
+    for _, options, answer in train:
+        for i, option in enumerate(options):
+            (right if i == answer else wrong).update(set(option.lower().split()))
+
+    def score(option):
+        return sum(math.log((right[w] + 1) / (wrong[w] + 1)) for w in set(option.lower().split()))
+
+    hits = 0
+    for _, options, answer in test:
+        scores = [score(option) for option in options]
+        hits += scores.index(max(scores)) == answer
+    return hits / len(test)
+''',
+        '''def blind_accuracy(train, test):
+    """Read the words of the question as well: then it is not blind."""
+    right, wrong, r, f = Counter(), Counter(), 0, 0
+    for question, options, answer in train:
+        for i, option in enumerate(options):
+            words = {(q, w) for q in question.split() for w in [*option.lower().split(), str(i)]}
+            (right if i == answer else wrong).update(words)
+            r, f = r + (i == answer), f + (i != answer)
+    hits = 0
+    for question, options, answer in test:
+        scores = [
+            sum(
+                math.log((right[q, w] + 1) / (r + 2)) - math.log((wrong[q, w] + 1) / (f + 2))
+                for q in question.split() for w in {*option.lower().split(), str(i)}
+            )
+            for i, option in enumerate(options)
+        ]
+        hits += scores.index(max(scores)) == answer
+    return hits / len(test)
+''',
+        '''def blind_accuracy(train, test):
+    """Count a word as often as an option repeats it."""
+    right, wrong, r, f = Counter(), Counter(), 0, 0
+    for _, options, answer in train:
+        for i, option in enumerate(options):
+            (right if i == answer else wrong).update(option.lower().split())
+            r, f = r + (i == answer), f + (i != answer)
+
+    def score(option):
+        return sum(
+            math.log((right[w] + 1) / (r + 2)) - math.log((wrong[w] + 1) / (f + 2))
+            for w in option.lower().split()
+        )
+
+    hits = 0
+    for _, options, answer in test:
+        scores = [score(option) for option in options]
+        hits += scores.index(max(scores)) == answer
+    return hits / len(test)
+''',
     ],
 }
