@@ -3,6 +3,9 @@
 import math
 import random
 
+import pytest
+import scipy.stats
+
 
 def simulated_loss(interval: float, save: float, life: float) -> float:
     """Play a run that dies at random, and return the share of time that brought nothing."""
@@ -46,6 +49,42 @@ def grade_stages_to_run(module) -> None:
     assert run(diamond, {"left"}, {"a"}) == ["left", "end"], "what does not run passes nothing on"
 
 
+def _lucky_train(luck: dict, gain: dict, calls: list):
+    """Make a training in which the seed moves both versions alike, and b is better by its gain."""
+
+    def train(version: str, seed: int) -> float:
+        calls.append((version, seed))
+        return luck[seed] + (gain[seed] if version == "a" else 0.0)
+
+    return train
+
+
+def grade_paired_gain(module) -> None:
+    """Against scipy's interval; seeds must be paired, and each training run once."""
+    rng = random.Random(0)
+    for n in (2, 3, 5, 10):
+        seeds = rng.sample(range(1_000), n)
+        luck = {seed: rng.gauss(0, 10) for seed in seeds}
+        gain = {seed: 0.5 + rng.gauss(0, 0.2) for seed in seeds}
+        calls = []
+        got = module.paired_gain(_lucky_train(luck, gain, calls), list(seeds))
+        assert sorted(calls) == sorted((v, s) for v in "ab" for s in seeds), (
+            f"trained {len(calls)} times for {n} seeds: each version once with each seed"
+        )
+        values = list(gain.values())
+        low, high = scipy.stats.t.interval(
+            0.95, n - 1, loc=sum(values) / n, scale=scipy.stats.sem(values)
+        )
+        want = (sum(values) / n, low, high)
+        assert all(abs(a - b) < 2e-3 * max(1, abs(b)) for a, b in zip(got, want)), (
+            f"{n} seeds with gains {[round(v, 3) for v in values]}: got {got}, expected {want}. The luck "
+            "of a seed is large here, and cancels only within a pair"
+        )
+    for wrong in ([], [1], [1, 1], list(range(11))):
+        with pytest.raises(ValueError):
+            module.paired_gain(lambda version, seed: 1.0, wrong)
+
+
 MUTANTS = {
     "save_interval": [
         """def save_interval(save_seconds, seconds_between_deaths):
@@ -80,5 +119,38 @@ MUTANTS = {
             if stage not in same_result:
                 changed.add(stage)
     return running""",
+    ],
+    "paired_gain": [
+        '''def paired_gain(train, seeds):
+    """Treat both versions as separate samples: the luck of the seeds stays in."""
+    n = len(seeds)
+    if not 2 <= n <= 10 or len(set(seeds)) < n:
+        raise ValueError("seeds")
+    a, b = ([train(version, seed) for seed in seeds] for version in "ab")
+    mean = sum(a) / n - sum(b) / n
+    var = sum(sum((x - sum(v) / n) ** 2 for x in v) / (n - 1) for v in (a, b))
+    half = T_95[n - 1] * math.sqrt(var / n)
+    return mean, mean - half, mean + half
+''',
+        '''def paired_gain(train, seeds):
+    """Give the spread of the gains instead of the error of their mean."""
+    n = len(seeds)
+    if not 2 <= n <= 10 or len(set(seeds)) < n:
+        raise ValueError("seeds")
+    gains = [train("a", seed) - train("b", seed) for seed in seeds]
+    mean = sum(gains) / n
+    half = T_95[n - 1] * math.sqrt(sum((g - mean) ** 2 for g in gains) / (n - 1))
+    return mean, mean - half, mean + half
+''',
+        '''def paired_gain(train, seeds):
+    """Use the normal distribution's 1.96, which is far too sure with few seeds."""
+    n = len(seeds)
+    if not 2 <= n <= 10 or len(set(seeds)) < n:
+        raise ValueError("seeds")
+    gains = [train("a", seed) - train("b", seed) for seed in seeds]
+    mean = sum(gains) / n
+    half = 1.96 * math.sqrt(sum((g - mean) ** 2 for g in gains) / (n - 1) / n)
+    return mean, mean - half, mean + half
+''',
     ],
 }

@@ -1,39 +1,7 @@
 """Grade the exercises of the serving chapter."""
 
-import codecs
-
-
-def grade_split_utf8(module) -> None:
-    """Cut texts everywhere, compare with Python's decoder, and feed bytes that are no text."""
-    text = "na\u00efve \u2603 \U0001f44b z\u00df\u6c34\U0010ffff"
-    data = text.encode()
-    for end in range(len(data) + 1):
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        expected = decoder.decode(data[:end])
-        got = module.split_utf8(data[:end])
-        rest = decoder.getstate()[0]
-        assert got == (expected, rest), f"{data[:end]!r}: got {got}, expected {(expected, rest)}"
-    streamed, rest = "", b""
-    for byte in data:
-        piece, rest = module.split_utf8(rest + bytes([byte]))
-        streamed += piece
-    assert (streamed, rest) == (text, b""), f"byte by byte: got {streamed!r}, kept {rest!r}"
-    hopeless = (
-        b"\xff",
-        b"\xc0",
-        b"a\x80",
-        b"\x80\x80\x80\x80",
-        b"\xf5",
-        b"\xc3(",
-        b"\xe2\x98\x83\x83",
-    )
-    for data in hopeless:
-        got = module.split_utf8(data)
-        expected = (data.decode("utf-8", errors="replace"), b"")
-        assert got == expected, (
-            f"{data!r}: got {got}, expected {expected}: is a bad byte kept for ever?"
-        )
-    assert module.split_utf8(b"\xff\xc3") == ("\ufffd", b"\xc3")
+import math
+import random
 
 
 def grade_stop_at(module) -> None:
@@ -68,31 +36,80 @@ def grade_stop_at(module) -> None:
     )
 
 
+def grade_tokens_to_read(module) -> None:
+    """The last token of a reply, forgotten turns, edits in the middle, and prompts read twice."""
+    read = module.tokens_to_read
+    cases = [
+        ([], []),
+        ([([1, 2, 3], [7])], [3]),
+        ([([1, 2, 3], [7, 8]), ([1, 2, 3, 7, 8, 4], [9])], [3, 2]),
+        ([([1, 2], [7]), ([1, 2, 7, 3], [8])], [2, 2]),
+        ([([1, 2], []), ([1, 2, 3], [8])], [2, 1]),
+        ([([1, 2, 3], [4]), ([1, 2, 3], [4])], [3, 1]),
+        ([([1, 2, 3], [4, 5]), ([1, 2, 3, 4], [9])], [3, 1]),
+        ([([1, 2, 3, 4, 5], [6]), ([1, 4, 5, 6, 7], [8])], [5, 4]),
+        ([([1, 2, 3], [4, 5]), ([9, 2, 3, 4, 5], [6])], [3, 5]),
+        ([([1, 2, 3, 4], [5]), ([1, 2], [6]), ([1, 2, 3, 4, 5], [7])], [4, 1, 3]),
+    ]
+    for turns, want in cases:
+        asked = [(list(prompt), list(reply)) for prompt, reply in turns]
+        got = list(read(asked))
+        assert got == want, f"turns {turns}: got {got}, expected {want}"
+        assert asked == turns, "the caller's lists were changed"
+
+
+def grade_mean_waits(module) -> None:
+    """Small days by hand, then crowds against a slow clock."""
+    cases = [
+        ([(0, 1), (0, 3), (0, 2)], 2, (3.0, 7 / 3)),
+        ([(0, 4)], 3, (4.0, 4.0)),
+        ([(5, 2)], 1, (2.0, 2.0)),
+        ([(0, 2), (1, 2)], 1, (2.5, 2.5)),
+        ([(0, 3), (1, 1)], 2, (3.0, 2.0)),
+        ([(3, 1), (0, 2)], 1, (1.5, 1.5)),
+        ([(0, 2)] * 4, 2, (3.0, 3.0)),
+    ]
+    for requests, slots, want in cases:
+        got = module.mean_waits(list(requests), slots)
+        assert all(math.isclose(a, b) for a, b in zip(got, want)), (
+            f"requests {requests} on {slots} slots: mean waits {got}, expected {want}"
+        )
+    rng = random.Random(4)
+    for _ in range(20):
+        requests = [(rng.randrange(40), rng.choice((1, 2, 15))) for _ in range(25)]
+        got, want = (
+            module.mean_waits(requests, 3),
+            (_slow(requests, 3, False), _slow(requests, 3, True)),
+        )
+        assert all(math.isclose(a, b) for a, b in zip(got, want)), f"{requests}: {got}, not {want}"
+    crowd = [(t, 30 if t % 5 == 0 else 2) for t in range(60)]
+    static, continuous = module.mean_waits(crowd, 4)
+    assert static > 1.5 * continuous, (
+        f"mixed lengths punish static batching: {static}, {continuous}"
+    )
+
+
+def _slow(requests: list[tuple[int, int]], slots: int, continuous: bool) -> float:
+    """Move one clock and look at everybody at every tick."""
+    state = [[arrival, i, length, False, None] for i, (arrival, length) in enumerate(requests)]
+    queue = sorted(state, key=lambda r: (r[0], r[1]))
+    for t in range(10_000):
+        inside = [r for r in queue if r[3] and r[4] is None]
+        if continuous or not inside:
+            for r in queue:
+                if not r[3] and r[0] <= t and len(inside) < slots:
+                    r[3] = True
+                    inside.append(r)
+        for r in inside:
+            r[2] -= 1
+            if r[2] == 0:
+                r[4] = t + 1
+        if all(r[4] is not None for r in queue):
+            break
+    return sum(r[4] - r[0] for r in queue) / len(queue)
+
+
 MUTANTS = {
-    "split_utf8": [
-        # keeps any bytes at the end that do not decode
-        """
-def split_utf8(data):
-    for n in range(min(3, len(data)) + 1):
-        try:
-            return data[: len(data) - n].decode("utf-8"), data[len(data) - n :]
-        except UnicodeDecodeError:
-            pass
-    return data.decode("utf-8", errors="replace"), b""
-""",
-        # every character has at most two bytes
-        """
-def split_utf8(data):
-    if data and 0xC2 <= data[-1] <= 0xF4:
-        return data[:-1].decode("utf-8", errors="replace"), data[-1:]
-    return data.decode("utf-8", errors="replace"), b""
-""",
-        # drops the incomplete end
-        """
-def split_utf8(data):
-    return data.decode("utf-8", errors="ignore"), b""
-""",
-    ],
     "stop_at": [
         # finds the phrase only inside one piece
         """
@@ -149,5 +166,99 @@ def stop_at(pieces, stop):
     if matched:
         yield stop[:matched]
 """,
+    ],
+    "tokens_to_read": [
+        '''def tokens_to_read(turns):
+    """Believe that the last token of a reply was read too; it was only drawn."""
+    cached, counts = [], []
+    for prompt, reply in turns:
+        same = 0
+        while same < min(len(cached), len(prompt) - 1) and cached[same] == prompt[same]:
+            same += 1
+        counts.append(len(prompt) - same)
+        cached = prompt + reply
+    return counts
+''',
+        '''def tokens_to_read(turns):
+    """Read nothing where the whole prompt is in the cache: then nothing can be said."""
+    cached, counts = [], []
+    for prompt, reply in turns:
+        same = 0
+        while same < min(len(cached), len(prompt)) and cached[same] == prompt[same]:
+            same += 1
+        counts.append(len(prompt) - same)
+        cached = prompt + reply[:-1]
+    return counts
+''',
+        '''def tokens_to_read(turns):
+    """Subtract lengths, without looking at what the cache holds."""
+    cached, counts = 0, []
+    for prompt, reply in turns:
+        counts.append(max(1, len(prompt) - cached))
+        cached = len(prompt) + max(0, len(reply) - 1)
+    return counts
+''',
+    ],
+    "mean_waits": [
+        '''def mean_waits(requests, slots):
+    """Start a static batch only when it is full: the first ones wait for company."""
+    means = []
+    for continuous in (False, True):
+        waiting = sorted(range(len(requests)), key=lambda i: requests[i][0])
+        running, t, waits = {}, 0, 0
+        while waiting or running:
+            if continuous or (not running and sum(requests[i][0] <= t for i in waiting) >= min(slots, len(waiting))):
+                while waiting and len(running) < slots and requests[waiting[0]][0] <= t:
+                    number = waiting.pop(0)
+                    running[number] = requests[number][1]
+            t += 1
+            for number in list(running):
+                running[number] -= 1
+                if not running[number]:
+                    waits += t - requests[number][0]
+                    del running[number]
+        means.append(waits / len(requests))
+    return tuple(means)
+''',
+        '''def mean_waits(requests, slots):
+    """Measure from the start of the run, not from the arrival."""
+    means = []
+    for continuous in (False, True):
+        waiting = sorted(range(len(requests)), key=lambda i: requests[i][0])
+        running, t, waits = {}, 0, 0
+        while waiting or running:
+            if continuous or not running:
+                while waiting and len(running) < slots and requests[waiting[0]][0] <= t:
+                    number = waiting.pop(0)
+                    running[number] = requests[number][1]
+            t += 1
+            for number in list(running):
+                running[number] -= 1
+                if not running[number]:
+                    waits += t - 0
+                    del running[number]
+        means.append(waits / len(requests))
+    return tuple(means)
+''',
+        '''def mean_waits(requests, slots):
+    """Board whenever a slot is free under both policies."""
+    means = []
+    for continuous in (False, True):
+        waiting = sorted(range(len(requests)), key=lambda i: requests[i][0])
+        running, t, waits = {}, 0, 0
+        while waiting or running:
+            if True:
+                while waiting and len(running) < slots and requests[waiting[0]][0] <= t:
+                    number = waiting.pop(0)
+                    running[number] = requests[number][1]
+            t += 1
+            for number in list(running):
+                running[number] -= 1
+                if not running[number]:
+                    waits += t - requests[number][0]
+                    del running[number]
+        means.append(waits / len(requests))
+    return tuple(means)
+''',
     ],
 }

@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nanochat_lib.data.words import is_heldout
 
+from nanochat_lib.data.words import is_heldout
 from nanochat_lib.inference.calculator import calculate
 from nanochat_lib.tasks.base import content_text
 from nanochat_lib.tasks.spelling import SimpleSpelling, SpellingBee, count_aloud
