@@ -12,9 +12,20 @@
 # fused kernel.
 
 # %%
+from collections.abc import Callable
+
+import matplotlib.pyplot as plt
 import torch
-from nanochat_lib.model.attention import causal_mask, naive_attention
+import torch.nn.functional as F
 from torch import Tensor
+
+from nanochat_lib.model.attention import (
+    apply_rope,
+    causal_mask,
+    naive_attention,
+    rms_norm,
+    rope_tables,
+)
 
 # %% [markdown]
 # ## document_mask
@@ -88,3 +99,57 @@ for block in (1, 3, 10):
     assert torch.allclose(streaming_attention(q, k, v, block), expected, atol=1e-5), (
         f"block={block}"
     )
+
+# %% [markdown]
+# ## train_copier
+#
+# **Experiment.** What are rotations for? Train the smallest reader there is to repeat what stood `distance`
+# places back, once with rotations and once without. Rows are 24 random tokens out of 16; the target at
+# place t is the token at place t - `distance`, and the first `distance` places have none.
+#
+# The reader: embed (32 channels), make q, k and v by one matrix each, normalize q and k by `rms_norm`,
+# rotate both by `apply_rope` if `rotated`, let `naive_attention` read with one head under a causal mask,
+# and score the 16 tokens by one more matrix. Initialize every weight by `randn / 32**0.5` and train with
+# `torch.optim.Adam` at a rate of 0.01 on fresh rows, 32 a step. Return a function from ids (B, 24) to
+# logits (B, 24, 16).
+#
+# Then say what you saw: which tokens can the reader without rotations not tell apart? And why is it still
+# better than guessing?
+
+
+# %%
+#| exercise train_copier
+def train_copier(distance: int, rotated: bool, steps: int) -> Callable[[Tensor], Tensor]:
+    """Train one head to say which token stood a fixed distance back.
+
+    Args:
+        distance: places back, 1 to 12.
+        rotated: rotate queries and keys by their positions.
+        steps: updates on 32 fresh rows each.
+
+    Returns:
+        The trained reader: ids, int64, shape (B, 24) -> logits, shape (B, 24, 16).
+    """
+    raise NotImplementedError("exercise attention.train_copier")
+
+
+# %%
+# alt: share of places copied right over the distance: near 1 with rotations, near one in eight without
+def check_train_copier() -> None:
+    """Train both kinds for three distances, and count on fresh rows."""
+    idx = torch.randint(16, (200, 24), generator=torch.Generator().manual_seed(9))
+    figure, axes = plt.subplots(figsize=(6.5, 3), layout="constrained")
+    for rotated, name in ((True, "rotated"), (False, "not rotated")):
+        shares = []
+        for distance in (1, 3, 6):
+            said = train_copier(distance, rotated, steps=300)(idx).argmax(-1)[:, distance:]
+            shares.append(float((said == idx[:, : 24 - distance]).float().mean()))
+        print(f"{name}: {shares}")
+        axes.plot((1, 3, 6), shares, marker="o")
+        axes.annotate(f" {name}", (6, shares[-1]), annotation_clip=False)
+        assert (min(shares) > 0.6) if rotated else (max(shares) < 0.5), f"{name}: {shares}"
+    axes.set(xlabel="distance (places)", ylabel="copied right", ylim=(0, 1.05), xlim=(0.8, 7.5))
+    plt.show()
+
+
+check_train_copier()

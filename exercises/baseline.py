@@ -12,10 +12,15 @@
 
 # %%
 import math
+from itertools import islice
 
+import matplotlib.pyplot as plt
 import torch
+from torch import Tensor
 
 from nanochat_lib.common import local_generator
+from nanochat_lib.data.documents import python_docs
+from nanochat_lib.evaluation.bpb import BigramModel, bigram_counts
 
 # %% [markdown]
 # ## bpb_interval
@@ -107,3 +112,54 @@ def check_continuation_shares() -> None:
 
 
 check_continuation_shares()
+
+# %% [markdown]
+# ## choose_prior
+#
+# **Experiment.** `BigramModel` has one dial: how many imaginary observations the whole text is worth. Turn it.
+# Build the model for each prior from the same counts, measure its mean bits a token on a `dev` text, and
+# choose the best; only then measure the chosen model on the `test` text, once. (Choosing by the test
+# would make the test a part of the training, and its score too good.) Among equals take the first prior.
+#
+# Then say what you saw: what happens at both ends of the dial, and why does the best prior shrink when
+# you count more text?
+
+
+# %%
+#| exercise choose_prior
+def choose_prior(
+    train_ids: Tensor, dev_ids: Tensor, test_ids: Tensor, vocab_size: int, priors: list[float]
+) -> tuple[list[float], float, float]:
+    """Choose the prior of a bigram model on one text and judge the choice on another.
+
+    Args:
+        train_ids: tokens to count, int64, shape (T,).
+        dev_ids: tokens to choose by.
+        test_ids: tokens to judge by.
+        vocab_size: number of ids.
+        priors: what to try, each above 0.
+
+    Returns:
+        Bits a token on dev for each prior; the chosen prior; its bits a token on test.
+    """
+    raise NotImplementedError("exercise baseline.choose_prior")
+
+
+# %%
+# alt: bits a token on dev over the prior, on a logarithmic axis: high at both ends, lowest in between
+def check_choose_prior() -> None:
+    """Bytes of docstrings: the curve has its lowest point inside."""
+    texts = list(islice(python_docs(), 100, 700))
+    parts = ["\n".join(texts[i::3]).encode()[:60_000] for i in range(3)]
+    train_ids, dev_ids, test_ids = (torch.tensor(list(part)) for part in parts)
+    priors = [0.01, 0.1, 1.0, 10.0, 100.0, 1_000.0, 10_000.0]
+    curve, best, bits = choose_prior(train_ids, dev_ids, test_ids, 256, priors)
+    assert min(curve) < min(curve[0], curve[-1]), "both ends of the dial should be worse"
+    print(f"chosen {best}: {min(curve):.3f} bits on dev, {bits:.3f} on test")
+    figure, axes = plt.subplots(figsize=(6.5, 3), layout="constrained")
+    axes.semilogx(priors, curve, marker="o")
+    axes.set(xlabel="prior (imaginary observations)", ylabel="bits a byte on dev")
+    plt.show()
+
+
+check_choose_prior()

@@ -9,12 +9,12 @@
 # # Exercises: the course tool
 #
 # The chapter follows imports downwards: from a notebook to all it depends on. The first exercise turns the arrows
-# round, the second writes a gate that the course does not have.
+# round, the second cuts printed numbers to what all machines agree on.
 
 # %%
-import ast
+import re
 
-from nanochat_lib.course.layers import import_graph, reachable
+from nanochat_lib.course.layers import reachable
 
 # %% [markdown]
 # ## rebuild_order
@@ -43,31 +43,37 @@ assert rebuild_order({"right"}, chain) == ["right", "top"]
 assert rebuild_order({"base"}, chain) == ["base", "left", "right", "top"]
 
 # %% [markdown]
-# ## unused_exports
+# ## shared_digits
 #
-# A library grows names that nothing uses any more. Write the gate that finds them: every name in a module's `__all__`
-# that no *other* module imports with `from nanochat_lib.module import name`. Importing under another name counts;
-# using a name inside its own module does not.
+# A loss of 2.18342 on one machine is 2.18297 on the next: another processor adds in another order. The notebooks
+# of this course print only what is the same everywhere, and people choose the digits by hand. Automate it.
+#
+# You get what one cell printed in several runs. Outside of numbers (`-?[0-9]+(\.[0-9]+)?`) the texts must be the
+# same, or there is nothing to share: raise a ValueError that shows the first run that differs. For each number keep
+# as many decimals as all runs agree on after rounding by `format(value, ".2f")` and its like, at most as many as the
+# run that printed fewest. Where they disagree even without decimals, write `?`. Return the text.
 
 
 # %%
-#| exercise unused_exports
-def unused_exports(texts: dict[str, str]) -> list[str]:
-    """Find exported names that no other module imports.
+#| exercise shared_digits
+def shared_digits(runs: list[str]) -> str:
+    """Cut the numbers of an output to the digits that all runs share.
+
+    Example: ["loss 2.1834", "loss 2.1782"] -> "loss 2.18".
 
     Args:
-        texts: module name, such as "model.gpt", to source.
+        runs: what the same cell printed, at least one run.
 
     Returns:
-        Names such as "model.gpt.GPT", sorted.
+        The text with shortened numbers.
+
+    Raises:
+        ValueError: the runs differ outside of their numbers.
     """
-    raise NotImplementedError("exercise course_tool.unused_exports")
+    raise NotImplementedError("exercise course_tool.shared_digits")
 
 
 # %%
-toy = {
-    "a": '__all__ = ["used", "idle"]\n\ndef used(): ...\n\ndef idle(): return used()',
-    "b": "from nanochat_lib.a import used\n\n__all__ = []",
-}
-assert import_graph(toy) == {"a": set(), "b": {"a"}}
-assert unused_exports(toy) == ["a.idle"]
+assert shared_digits(["loss 2.1834", "loss 2.1782"]) == "loss 2.18"
+assert shared_digits(["3 of 60, 0.97", "3 of 60, 0.88"]) == "3 of 60, 1"
+assert shared_digits(["took 12 s", "took 45 s"]) == "took ? s"

@@ -12,8 +12,13 @@
 # small model guess for a large one.
 
 # %%
+import copy
+
+import matplotlib.pyplot as plt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from nanochat_lib.model.gpt import GPT, GPTConfig
 
 # %% [markdown]
 # ## nucleus_filter
@@ -74,3 +79,63 @@ assert accept_draft([0], q, p, [0.40, 0.5]) == [0, 2]  # 0.25 / 0.5: accepted be
 assert accept_draft([0], q, p, [0.60, 0.5]) == [
     2
 ]  # refused; only token 2 is likelier in p than in q
+
+# %% [markdown]
+# ## quantization_curve
+#
+# **Experiment.** Decoding waits for weights to arrive from memory, so half the bits are half the wait. How few
+# bits will do? Round every weight *matrix* (each parameter with two dimensions) to whole multiples of a step:
+# with b bits the multiples go from $-(2^{b-1} - 1)$ to $2^{b-1} - 1$, and the step is the largest absolute
+# weight divided by $2^{b-1} - 1$. Do it once with one step for the whole matrix, and once with a step for each
+# row. A row of zeros stays zero. Measure the loss with the rounded weights; the model you were given must
+# come back as it was, also when something fails.
+#
+# Then say what you saw: at how many bits does it hurt, and why do the rows help most where one row is
+# much larger than the others?
+
+
+# %%
+#| exercise quantization_curve
+def quantization_curve(
+    model: nn.Module, inputs: Tensor, targets: Tensor, bits: list[int]
+) -> list[tuple[float, float]]:
+    """Measure the loss of a model whose matrices are rounded to few bits.
+
+    Args:
+        model: called as model(inputs, targets), returns the loss.
+        inputs: what it reads.
+        targets: what it should say.
+        bits: how many to try, each at least 2.
+
+    Returns:
+        For each number of bits: the loss with one step a matrix, and with one step a row.
+    """
+    raise NotImplementedError("exercise inference.quantization_curve")
+
+
+# %%
+# alt: loss over bits a weight: flat down to five or so, then rising steeply, later with a step for each row
+def check_quantization_curve() -> None:
+    """Train a small GPT on rows that count, then take its bits away."""
+    model = GPT(GPTConfig(32, 2, 2, sequence_len=16, vocab_size=32, n_layer=2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(150):
+        rows = (torch.randint(32, (16, 1), generator=generator) + torch.arange(17)) % 32
+        optimizer.zero_grad()
+        loss = model(rows[:, :-1], rows[:, 1:])
+        loss.backward()
+        optimizer.step()
+    bits = [8, 6, 5, 4, 3, 2]
+    curve = quantization_curve(model, rows[:, :-1], rows[:, 1:], bits)
+    assert abs(curve[0][1] - loss.item()) < 0.05, "eight bits should hardly hurt"
+    assert curve[-1][0] > curve[0][0], "two bits should"
+    figure, axes = plt.subplots(figsize=(6.5, 3), layout="constrained")
+    for column, name in enumerate(("a step for each matrix", "a step for each row")):
+        axes.plot(bits, [losses[column] for losses in curve], marker="o", label=name)
+    axes.set(xlabel="bits a weight", ylabel="loss (nats)")
+    axes.legend(frameon=False)
+    plt.show()
+
+
+check_quantization_curve()

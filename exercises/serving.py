@@ -8,39 +8,51 @@
 # %% [markdown]
 # # Exercises: serving
 #
-# Two streams that must not be cut in the wrong place: bytes into characters, and text before a
-# phrase that ends it.
+# What must be read again when a conversation goes on, who may board when many people talk at once, and
+# where a stream of text has to stop.
 
 # %%
+import random
 from collections.abc import Iterable, Iterator
 
+import matplotlib.pyplot as plt
+
 # %% [markdown]
-# ## split_utf8
+# ## tokens_to_read
 #
-# The chapter leaves whole characters to Python's incremental decoder. Write the heart of it
-# yourself. Given bytes that may end inside a character, return the text that is certain and the
-# bytes to keep for later: at most 3, and only if they *could* still become a character. The first
-# byte of a character tells its length: below 80 hex it stands alone, C2 to DF begins 2 bytes, E0 to
-# EF 3, F0 to F4 4; bytes 80 to BF continue. Bytes that can no longer become valid text must not be
-# kept for ever: decode them with `errors="replace"`.
+# Each turn of the chapter's chat reads the whole conversation again. An engine that keeps its cache between
+# turns reads only what is new. How much is that? You get the turns of one conversation, each as (prompt, reply)
+# in token ids, with the whole conversation so far in every prompt. After a turn the cache holds what the model
+# has *read*: the prompt, and of the reply all but its last token, which was drawn and never fed back. For the
+# next turn keep the longest beginning that cache and prompt have in common and throw the rest away. But the
+# model must read at least one token to say anything: a prompt that is all in the cache still reads its last.
 #
-# For this exercise an incomplete character is a first byte followed by too few continuing bytes, at
-# the very end. (Python is a little stricter: it also knows that after E0 the next byte must be A0
-# or above.)
+# Return for each turn how many tokens have to be read before the first word of the reply.
 
 
 # %%
-#| exercise split_utf8
-def split_utf8(data: bytes) -> tuple[str, bytes]:
-    """Decode all but an incomplete character at the end; return the text and that rest."""
-    raise NotImplementedError("exercise serving.split_utf8")
+#| exercise tokens_to_read
+def tokens_to_read(turns: list[tuple[list[int], list[int]]]) -> list[int]:
+    """Count the tokens that each turn must read when the cache of the turn before is kept.
+
+    Example: [([1, 2, 3], [7, 8]), ([1, 2, 3, 7, 8, 4], [9])] -> [3, 2]: 8 and 4 are new.
+
+    Args:
+        turns: (prompt, reply) in token ids; no prompt is empty.
+    """
+    raise NotImplementedError("exercise serving.tokens_to_read")
 
 
 # %%
-assert split_utf8("né".encode()[:2]) == ("n", b"\xc3")
-assert split_utf8("né".encode()) == ("né", b"")
-assert split_utf8("\N{WAVING HAND SIGN}".encode()[:3]) == ("", b"\xf0\x9f\x91")
-assert split_utf8(b"a\xa9") == ("a\ufffd", b"")
+assert tokens_to_read([([1, 2, 3], [7, 8]), ([1, 2, 3, 7, 8, 4], [9])]) == [3, 2]
+talk, turns = [0], []
+for _ in range(20):  # twenty questions of 15 tokens, answers of 30
+    talk = talk + [1] * 15
+    turns.append((talk, [2] * 30))
+    talk = talk + [2] * 30
+kept, again = sum(tokens_to_read(turns)), sum(len(prompt) for prompt, _ in turns)
+print(f"{kept:,} tokens read with the cache kept, {again:,} without")
+assert kept < again / 20
 
 # %% [markdown]
 # ## stop_at
@@ -65,3 +77,56 @@ def stop_at(pieces: Iterable[str], stop: str) -> Iterator[str]:
 assert "".join(stop_at(["an", "swer\n", "Q", ": next"], "\nQ:")) == "answer"
 assert "".join(stop_at(["a\n", "Quiet"], "\nQ:")) == "a\nQuiet"
 assert list(stop_at(["ab", "\n"], "\nQ:")) == ["ab", "\n"]
+
+# %% [markdown]
+# ## mean_waits
+#
+# **Experiment.** A server decodes `slots` conversations at once: one step gives each of them one token. Who
+# may board? *Static* batching waits until every slot is free, then lets the longest waiting requests in, as
+# many as there are slots, and nobody else until the last of them is done. *Continuous* batching (Yu et al.
+# 2022, Orca) fills any free slot at the next step. Simulate both, step by step.
+#
+# A request arrives before step `arrival` and needs `length` steps in a slot; it is done at the end of its last
+# one. A step from t to t + 1 first boards (in order of arrival; of equals, the order of the list), then gives
+# every running request one token. A request's wait is the time from its arrival to its end. Return the mean wait
+# of both policies. Then say what you saw: which lengths make static batching worst, and why do the two meet
+# where all lengths are equal and everybody comes at once?
+
+
+# %%
+#| exercise mean_waits
+def mean_waits(requests: list[tuple[int, int]], slots: int) -> tuple[float, float]:
+    """Simulate a server under static and under continuous batching.
+
+    Example: requests (0, 1), (0, 3), (0, 2) on 2 slots -> static waits 1, 3, 5; continuous 1, 3, 3.
+
+    Args:
+        requests: (arrival, length) in steps; lengths are at least 1.
+        slots: conversations that are decoded at once, at least 1.
+
+    Returns:
+        The mean wait under static and under continuous batching, in steps.
+    """
+    raise NotImplementedError("exercise serving.mean_waits")
+
+
+# %%
+# alt: mean wait over requests in a hundred steps: static batching climbs long before continuous batching does
+def check_mean_waits() -> None:
+    """Ten slots, most answers short and a few long, from a quiet server to a crowded one."""
+    assert mean_waits([(0, 1), (0, 3), (0, 2)], slots=2) == (3.0, 7 / 3)
+    rng, loads = random.Random(0), [2, 4, 6, 8, 10, 12, 14]
+    curve = []
+    for load in loads:
+        arrivals = sorted(rng.randrange(1_000) for _ in range(10 * load))
+        curve.append(mean_waits([(a, rng.choice((10, 20, 200))) for a in arrivals], slots=10))
+    figure, axes = plt.subplots(figsize=(6.5, 3), layout="constrained")
+    for column, name in enumerate(("static", "continuous")):
+        axes.plot(loads, [waits[column] for waits in curve], marker="o", label=name)
+    axes.set(xlabel="requests in a hundred steps", ylabel="mean wait (steps)", ylim=(0, None))
+    axes.legend(frameon=False)
+    plt.show()
+    assert all(continuous <= static for static, continuous in curve), f"got {curve}"
+
+
+check_mean_waits()

@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 # %% [markdown]
 # ## context_curve
 #
-# The model of the chapter looks back at three letters. Why not at five, or nine? Measure it. For each
+# **Experiment.** The model of the chapter looks back at three letters. Why not at five, or nine? Measure it. For each
 # length, fill the table from `training` alone, then ask how many bits the next letter costs, on the
 # training text and on text that the table has never seen.
 #

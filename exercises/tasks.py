@@ -12,7 +12,11 @@
 # knows nothing but the training answers, and how much of the test was in the training data?
 
 # %%
+import math
+import random
 from collections import Counter
+
+import matplotlib.pyplot as plt
 
 from nanochat_lib.tasks.base import content_text
 from nanochat_lib.tasks.spelling import SpellingBee
@@ -101,3 +105,65 @@ train = [content_text(m["content"]) for c in SpellingBee(300) for m in c["messag
 test = [c["messages"][0]["content"] for c in SpellingBee(100, "test")]
 for n in (3, 5, 13):
     print(n, leaked_share(train, test, n))
+
+# %% [markdown]
+# ## blind_accuracy
+#
+# **Experiment.** What does a model score that never sees the question? Often far more than chance, because
+# the people who invented wrong options gave themselves away (Gururangan et al. 2018, arXiv:1803.02324). Train
+# the simplest judge of options there is. Over all training questions, let r(w) be how many right options
+# hold the word w and f(w) how many wrong ones do (an option counts once for a word, however often it holds
+# it). A word speaks for its option by $\log\frac{r(w) + 1}{R + 2} - \log\frac{f(w) + 1}{F + 2}$, with R and F
+# the numbers of right and wrong options. The score of an option is the sum over its different words; the
+# judge takes the highest, and the first of equals. Words are lower case, split at white space.
+#
+# Return the judge's accuracy on the test questions. Then say what you saw: when may you call a model's score
+# on such a benchmark understanding?
+
+
+# %%
+#| exercise blind_accuracy
+def blind_accuracy(
+    train: list[tuple[str, list[str], int]], test: list[tuple[str, list[str], int]]
+) -> float:
+    """Answer multiple choice without the question, by what right and wrong options look like.
+
+    Args:
+        train: (question, options, index of the right one) to learn from.
+        test: the same, to be judged.
+
+    Returns:
+        The share of test questions for which the judge takes the right option.
+    """
+    raise NotImplementedError("exercise tasks.blind_accuracy")
+
+
+# %%
+# alt: accuracy without the question over how often a wrong option gives itself away: from chance at 0 to nearly all
+def check_blind_accuracy() -> None:
+    """Quizzes whose wrong options say "never" or "always" more and more often."""
+    rng, words = random.Random(0), "red blue iron gold sea hill moon star cold warm".split()
+
+    def quiz(n: int, telltale: float) -> list[tuple[str, list[str], int]]:
+        rows = []
+        for _ in range(n):
+            answer, options = rng.randrange(4), []
+            for i in range(4):
+                option = rng.sample(words, 2)
+                if i != answer and rng.random() < telltale:
+                    option.append(rng.choice(("never", "always")))
+                options.append(" ".join(option))
+            rows.append(("which?", options, answer))
+        return rows
+
+    shares = [0.0, 0.25, 0.5, 0.75, 1.0]
+    scores = [blind_accuracy(quiz(400, share), quiz(400, share)) for share in shares]
+    assert scores[0] < 0.35 and scores[-1] > 0.9, f"got {scores}"
+    figure, axes = plt.subplots(figsize=(6.5, 3), layout="constrained")
+    axes.plot(shares, scores, marker="o")
+    axes.axhline(0.25, color="grey", linestyle=":")
+    axes.set(xlabel='wrong options with "never" or "always"', ylabel="right without the question")
+    plt.show()
+
+
+check_blind_accuracy()

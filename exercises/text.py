@@ -11,10 +11,15 @@
 # What a stream cannot do by itself: mix, and compare.
 
 # %%
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import count, islice
 
+import matplotlib.pyplot as plt
+
 from nanochat_lib.common import local_generator
+from nanochat_lib.data.documents import python_docs
 
 # %% [markdown]
 # ## shuffle_stream
@@ -104,3 +109,58 @@ def check_resemblance() -> None:
 
 
 check_resemblance()
+
+# %% [markdown]
+# ## leak_curve
+#
+# **Experiment.** What does a copy of the test in the training text do to a score? Take the smallest model
+# there is: count which letter follows each run of four, and call the probability of a letter
+# $p = (n + 1) / (N + 256)$, with $n$ its count after this run and $N$ the count of the run. Fill the
+# table from `training` and, besides, from `copies` copies of each document of `test`. Then measure bits
+# per letter twice: on `test`, which leaked, and on `fresh`, documents of the same kind that did not.
+# Runs stay inside a document, and the first four letters of a document cost nothing and do not count.
+#
+# Then say what you saw: after how many copies does the leaked score look like a breakthrough, and what
+# did the model really learn? (Your words are yours; the grader looks at the numbers.)
+
+
+# %%
+#| exercise leak_curve
+def leak_curve(
+    training: list[str], test: list[str], fresh: list[str], copies: list[int]
+) -> list[tuple[float, float]]:
+    """Measure what copies of a test in the training text do to its score.
+
+    Args:
+        training: documents that fill the table.
+        test: documents that leak into it.
+        fresh: documents that never do.
+        copies: how often each test document is read in training, at least 0.
+
+    Returns:
+        For each number of copies: bits per letter of `test`, and of `fresh`.
+    """
+    raise NotImplementedError("exercise text.leak_curve")
+
+
+# %%
+# alt: bits per letter over copies of the test in training: the leaked test falls steeply, fresh text stays where it was
+def check_leak_curve() -> None:
+    """A case by hand, then the curve on docstrings."""
+    [(got, other)] = leak_curve(["abcde"], ["abcde"], ["zzzzz"], [1])
+    assert math.isclose(got, -math.log2(3 / 258)), f"got {got}: seen in training and in one copy"
+    assert math.isclose(other, 8.0), f"got {other}: nothing was ever counted after 'zzzz'"
+    documents = list(islice(python_docs(), 80, 480))
+    copies = [0, 1, 2, 4, 8, 16, 32]
+    curve = leak_curve(documents[:300], documents[300:350], documents[350:], copies)
+    figure, axes = plt.subplots(figsize=(6.5, 3), layout="constrained")
+    for column, name in enumerate(("the test that leaked", "fresh text")):
+        values = [bits[column] for bits in curve]
+        axes.plot(range(len(copies)), values, marker="o")
+        axes.annotate(f" {name}", (len(copies) - 1, values[-1]), annotation_clip=False)
+    axes.set_xticks(range(len(copies)), copies)
+    axes.set(xlabel="copies of the test in training", ylabel="bits per letter", xlim=(-0.2, 8))
+    plt.show()
+
+
+check_leak_curve()

@@ -9,14 +9,17 @@
 # # Exercises: TinyWorld
 #
 # A generator of data has two ways to deceive its author: it says less than it seems to, and it leaks. Here you measure the
-# first and build a split that cannot do the second.
+# first, build a split that asks for what is new, and meet what no amount of reading teaches.
 
 # %%
 import math
-import zlib
 from collections import Counter
 
+import torch
+
+from nanochat_lib.common import local_generator
 from nanochat_lib.data.tinyworld import World
+from nanochat_lib.model.gpt import GPT, GPTConfig
 
 # %% [markdown]
 # ## bits_per_word
@@ -53,34 +56,93 @@ rich, poor = bits_per_word(["the cat saw the dog see the cow"]), bits_per_word([
 assert rich > poor
 
 # %% [markdown]
-# ## split_by_value
+# ## compositional_split
 #
-# The chapter holds out facts. A harder test holds out *values*: no training question has the answer "cook", for anybody, so
-# the model must say a word that it never said in an answer. Split the facts of a world into those that may be asked and
-# those that may not, such that no value stands on both sides, in any relation ("bread" is a food of people, countries and
-# animals: one side only). Decide by a checksum of the value, `zlib.crc32(value.encode()) % parts == 0` for the held-out
-# side, so that the split does not depend on the order of the facts or on the process.
+# The chapter holds out facts. A harder test holds out *combinations*: training has asked for the job of many
+# people, and has asked Mia many things, but never for the job of Mia. To be fair, such a test must leave every
+# entity and every relation in training, or it asks for words that were never heard in a question.
+#
+# Given pairs (entity, relation), choose `n` of them to hold out so that every entity and every relation of the
+# given pairs still occurs in at least `keep` of the pairs that are left. Draw at random, and draw well: where a
+# greedy walk over the shuffled pairs finds n, so must you. If it does not, raise a ValueError that says how many
+# could be held out.
 
 
 # %%
-#| exercise split_by_value
-def split_by_value(facts: list, parts: int) -> tuple[list, list]:
-    """Split facts into (may be asked, held out) so that no value is on both sides.
+#| exercise compositional_split
+def compositional_split(
+    pairs: list[tuple[str, str]], n: int, keep: int, seed: int
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Hold out combinations whose halves both stay in training.
 
     Args:
-        facts: objects with a `value`, as in `World.facts`.
-        parts: about one in `parts` values is held out, 2 or more.
+        pairs: (entity, relation), each once.
+        n: combinations to hold out.
+        keep: how many training pairs each entity and each relation must keep, at least 1.
+        seed: names the draw.
 
     Returns:
-        The two lists, each in the order of `facts`.
+        (training pairs, held-out pairs), each in the order of `pairs`.
 
     Raises:
-        ValueError: parts is below 2.
+        ValueError: fewer than n can be held out.
     """
-    raise NotImplementedError("exercise tinyworld.split_by_value")
+    raise NotImplementedError("exercise tinyworld.compositional_split")
 
 
 # %%
-asked, held_out = split_by_value(World(0).facts, 4)
-assert len(asked) + len(held_out) == len(World(0).facts)
-assert not {fact.value for fact in asked} & {fact.value for fact in held_out}
+pairs = [(fact.entity, fact.relation.name) for fact in World(0).facts]
+training, held_out = compositional_split(pairs, 60, keep=1, seed=0)
+assert len(held_out) == 60 and sorted(training + held_out) == sorted(pairs)
+assert {entity for entity, _ in held_out} <= {entity for entity, _ in training}
+print(held_out[:5])
+
+# %% [markdown]
+# ## train_on_facts
+#
+# **Experiment.** "Mia works as a doctor." Who works as a doctor? A model that has read only the first cannot
+# answer the second, however often it read it (Berglund et al. 2023, arXiv:2309.12288, call it the reversal
+# curse). That is why the chapter's relations are stated from both sides. See it happen.
+#
+# A fact is a pair of ids (a, b), with a from 0 to 19 and b from 20 to 39. Told forwards it is the row
+# `40 a 41 b`; told backwards it is `40 b 42 a` (40 begins, 41 and 42 stand for the two wordings). Train the
+# given model on all facts forwards, and on those in `both` backwards too: every step on all these rows at
+# once, targets are the next ids, with `torch.optim.Adam` at a rate of 0.003. Then ask: forwards, the model
+# reads `40 a 41` and its likeliest next id should be b; backwards it reads `40 b 42`.
+#
+# Return three accuracies: forwards on all facts, backwards on those told both ways, and backwards on those
+# told forwards only. Then say what you saw: what would you have to add to training so that the third
+# number rises, without ever telling those facts backwards? (That part is open.)
+
+
+# %%
+#| exercise train_on_facts
+def train_on_facts(
+    model: GPT, facts: list[tuple[int, int]], both: list[tuple[int, int]], steps: int
+) -> tuple[float, float, float]:
+    """Train a model on facts told forwards, some of them backwards too, and ask from both sides.
+
+    Args:
+        model: a GPT with 43 ids, trained in place.
+        facts: (a, b), all told forwards.
+        both: those of them that are told backwards as well.
+        steps: of Adam.
+
+    Returns:
+        The share answered right: forwards; backwards where told so; backwards where never told so.
+    """
+    raise NotImplementedError("exercise tinyworld.train_on_facts")
+
+
+# %%
+def check_train_on_facts() -> None:
+    """Twenty facts, half of them told from both sides."""
+    facts = [(a, 20 + (7 * a + 3) % 20) for a in range(20)]
+    model = GPT(GPTConfig(64, 2, 2, sequence_len=4, vocab_size=43, n_layer=2))
+    forwards, told, never = train_on_facts(model, facts, facts[::2], steps=200)
+    print(f"forwards {forwards:.0%}, backwards where told {told:.0%}, where never told {never:.0%}")
+    assert forwards == told == 1.0, "what was told should be known"
+    assert never < 0.5, "facts told one way were answered the other way: how?"
+
+
+check_train_on_facts()

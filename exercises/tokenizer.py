@@ -12,9 +12,15 @@
 # Here we get the first back and repair the second.
 
 # %%
+import argparse
 import codecs
+import inspect
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
+import matplotlib.pyplot as plt
+
+from nanochat_lib.data.documents import python_docs
 from nanochat_lib.tokenizer.bpe import encode_bpe, train_bpe
 
 # %% [markdown]
@@ -81,3 +87,54 @@ assert list(stream_text([b"a", b"\xc3", b"\xa9!"])) == ["a", "é!"], "is the lat
 wave = "hi \N{WAVING HAND SIGN}"
 pieces = list(stream_text(bytes([i]) for i in encode_bpe(wave, letters)))
 assert pieces == ["h", "i", " ", "\N{WAVING HAND SIGN}"]
+
+# %% [markdown]
+# ## share_curve
+#
+# **Experiment.** A tokenizer is trained once, on a mixture somebody chose, and everybody pays by the token.
+# Who pays how much? Take two kinds of text and train vocabularies on mixtures of them that are equally
+# long: with n the number of training documents of the smaller kind, a share s means the first
+# `round(s * n)` training documents of `second` and the first `n - round(s * n)` of `first`. Every fifth
+# document of each kind (numbers 4, 9, 14, ...) is never trained on; on those measure the bytes per token.
+#
+# Then say what you saw: is there a share that is fair to both? What would you choose, and for whom?
+
+
+# %%
+#| exercise share_curve
+def share_curve(
+    first: list[str], second: list[str], shares: list[float], vocab_size: int
+) -> list[tuple[float, float]]:
+    """Measure how two kinds of text compress as the training mixture moves from one to the other.
+
+    Args:
+        first: documents of one kind.
+        second: documents of the other.
+        shares: of the second kind among the training documents, from 0 to 1.
+        vocab_size: tokens of each vocabulary, at least 256.
+
+    Returns:
+        For each share: bytes per token on held-out documents of the first kind, and of the second.
+    """
+    raise NotImplementedError("exercise tokenizer.share_curve")
+
+
+# %%
+# alt: bytes per token over the share of code in training: manual pages fall slowly, code rises steeply at first
+def check_share_curve() -> None:
+    """Manual pages against source code, from Python's own library."""
+    manual = "\n".join(islice(python_docs(), 40)).split("\n\n")[:200]
+    code = inspect.getsource(argparse).split("\n\n")[:200]
+    shares = [0.0, 0.1, 0.25, 0.5, 0.75, 1.0]
+    curve = share_curve(manual, code, shares, vocab_size=600)
+    assert curve[-1][1] > curve[0][1], f"code never learned to read code: {curve}"
+    figure, axes = plt.subplots(figsize=(6.5, 3), layout="constrained")
+    for column, name in enumerate(("manual pages", "source code")):
+        values = [row[column] for row in curve]
+        axes.plot(shares, values, marker="o")
+        axes.annotate(f" {name}", (1.0, values[-1]), annotation_clip=False)
+    axes.set(xlabel="share of code in training", ylabel="bytes per token", xlim=(-0.03, 1.25))
+    plt.show()
+
+
+check_share_curve()

@@ -1,12 +1,13 @@
 """Every exercise: the stub fails, the solution passes, and every plausible wrong answer fails."""
 
+import ast
 import importlib.util
 from pathlib import Path
 
 import pytest
 
 from nanochat_lib.course.exercises import load_exercise, strip_solutions
-from nanochat_lib.course.manifest import read_manifest
+from nanochat_lib.course.manifest import WORKSHOP, read_manifest
 
 ROOT = Path(__file__).parents[2]
 GRADERS = sorted((ROOT / "tests/exercises").glob("grade_*.py"))
@@ -66,6 +67,25 @@ def test_breaking_only_the_learners_copy_turns_it_red(tmp_path):
 def test_the_manifest_and_the_graders_name_the_same_exercises():
     listed = {(e.chapter, e.name) for e in read_manifest(ROOT).exercises}
     assert listed == {(slug, name) for slug in slugs() for name in names(slug)}
+
+
+def test_every_chapter_on_ideas_has_an_experiment_and_there_is_enough_to_do():
+    manifest = read_manifest(ROOT)
+    ideas = [chapter.slug for chapter in manifest.chapters if chapter.part != WORKSHOP]
+    for slug in ideas:
+        text = (ROOT / f"solutions/{slug}.py").read_text(encoding="utf-8")
+        assert "# **Experiment.** " in text, f"{slug}: nothing to change, train and measure"
+    assert len(manifest.exercises) >= 45
+
+
+@pytest.mark.parametrize("slug", slugs())
+def test_every_wrong_answer_says_what_is_wrong_with_it(slug):
+    """The learner's tool shows this line to whoever makes the same mistake."""
+    for name, mutants in grader(slug).MUTANTS.items():
+        for mutant in mutants:
+            functions = [f for f in ast.parse(mutant).body if isinstance(f, ast.FunctionDef)]
+            [own] = [f for f in functions if f.name == name]
+            assert ast.get_docstring(own), f"{slug}.{name}: a wrong answer without a docstring"
 
 
 def test_stripping_takes_the_region_and_nothing_else():

@@ -117,26 +117,26 @@ def _train(distance, rotated, back, steps, mask):
 
 MUTANTS = {
     "document_mask": [
-        # bos joins the document before it
         """def document_mask(idx, bos_id):
+    '''Bos joins the document before it.'''
     starts = (idx == bos_id).long()
     document = starts.cumsum(dim=1) - starts
     return (document[:, :, None] == document[:, None, :]) & causal_mask(idx.size(1))
 """,
-        # not causal
         """def document_mask(idx, bos_id):
+    '''Not causal.'''
     document = (idx == bos_id).cumsum(dim=1)
     return document[:, :, None] == document[:, None, :]
 """,
-        # the first row's documents for the whole batch
         """def document_mask(idx, bos_id):
+    '''The first row's documents for the whole batch.'''
     document = (idx[:1] == bos_id).cumsum(dim=1).expand(idx.shape)
     return (document[:, :, None] == document[:, None, :]) & causal_mask(idx.size(1))
 """,
     ],
     "streaming_attention": [
-        # forgets to rescale what was summed before
         """def streaming_attention(q, k, v, block):
+    '''Forgets to rescale what was summed before.'''
     T, D = q.shape[-2:]
     position = torch.arange(T)
     largest = q.new_full((*q.shape[:-1], 1), float("-inf"))
@@ -151,8 +151,8 @@ MUTANTS = {
         out = out + weights @ v[..., columns, :]
     return out / total
 """,
-        # no maximum: overflows
         """def streaming_attention(q, k, v, block):
+    '''No maximum: overflows.'''
     T, D = q.shape[-2:]
     position = torch.arange(T)
     total, out = 0.0, 0.0
@@ -164,8 +164,8 @@ MUTANTS = {
         out = out + weights @ v[..., columns, :]
     return out / total
 """,
-        # right, but holds the whole table
         """def streaming_attention(q, k, v, block):
+    '''Right, but holds the whole table.'''
     return naive_attention(q, k, v, causal_mask(q.size(-2)))[0]
 """,
     ],

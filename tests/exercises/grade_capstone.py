@@ -88,23 +88,28 @@ def grade_paired_gain(module) -> None:
 MUTANTS = {
     "save_interval": [
         """def save_interval(save_seconds, seconds_between_deaths):
+    '''Lose a factor of 2: a death costs half an interval, not a whole one.'''
     interval = math.sqrt(save_seconds * seconds_between_deaths)
     return interval, save_seconds / interval + interval / (2 * seconds_between_deaths)""",
         """def save_interval(save_seconds, seconds_between_deaths):
+    '''Forget what the deaths cost.'''
     interval = math.sqrt(2 * save_seconds * seconds_between_deaths)
     return interval, save_seconds / interval""",
         """def save_interval(save_seconds, seconds_between_deaths):
+    '''Save as often as saving costs, whatever the machine's life.'''
     interval = 2 * save_seconds
     return interval, save_seconds / interval + interval / (2 * seconds_between_deaths)""",
     ],
     "stages_to_run": [
         """def stages_to_run(needs, edited, same_result):
+    '''Let every stage that ran give the next ones a reason to run.'''
     running = []
     for stage, read in needs.items():
         if stage in edited or set(running).intersection(read):
             running.append(stage)
     return running""",
         """def stages_to_run(needs, edited, same_result):
+    '''Skip a stage whose result would stay the same, even if it was edited.'''
     running = []
     for stage, read in needs.items():
         if stage in edited or set(running).intersection(read):
@@ -112,6 +117,7 @@ MUTANTS = {
                 running.append(stage)
     return running""",
         """def stages_to_run(needs, edited, same_result):
+    '''Count an edited stage as changed even if it does not run or comes out the same.'''
     running, changed = [], set(edited)
     for stage, read in needs.items():
         if stage in edited or changed.intersection(read):

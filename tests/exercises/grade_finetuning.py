@@ -96,6 +96,7 @@ def grade_forgetting_curve(module) -> None:
 MUTANTS = {
     "questions_needed": [
         """def questions_needed(rate, half_width):
+    '''Stop at the first n that is narrow enough: a larger one may be too wide again, by rounding.'''
     if not 0 <= rate <= 1 or not 0 < half_width < 0.5:
         raise ValueError
     n = 1
@@ -106,6 +107,7 @@ MUTANTS = {
         n += 1
 """,
         """def questions_needed(rate, half_width):
+    '''Use the plain normal interval, which has no width at rates of 0 and 1.'''
     if not 0 <= rate <= 1 or not 0 < half_width < 0.5:
         raise ValueError
     return max(1, math.ceil(1.96**2 * rate * (1 - rate) / half_width**2))
@@ -113,6 +115,7 @@ MUTANTS = {
     ],
     "paired_p_value": [
         """def paired_p_value(first, second):
+    '''Take one tail only: either model may be the better one.'''
     if len(first) != len(second):
         raise ValueError
     wins = sum(b and not a for a, b in zip(first, second))
@@ -121,6 +124,7 @@ MUTANTS = {
     return sum(math.comb(n, i) for i in range(k + 1)) / 2**n
 """,
         """def paired_p_value(first, second):
+    '''Double the tail, and let a probability exceed 1.'''
     if len(first) != len(second):
         raise ValueError
     wins = sum(b and not a for a, b in zip(first, second))
@@ -129,6 +133,7 @@ MUTANTS = {
     return 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n
 """,
         """def paired_p_value(first, second):
+    '''Compare the totals, and forget that both answered the same questions.'''
     if len(first) != len(second):
         raise ValueError
     n, k = len(first), min(sum(first), sum(second))

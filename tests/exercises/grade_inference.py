@@ -111,40 +111,40 @@ def grade_quantization_curve(module) -> None:
 
 MUTANTS = {
     "nucleus_filter": [
-        # drops the token that crosses p
         """
 def nucleus_filter(logits, p):
+    '''Drops the token that crosses p.'''
     ordered, order = logits.sort(dim=-1, descending=True)
     ordered = ordered.masked_fill(ordered.softmax(-1).cumsum(-1) > p, float("-inf"))
     return torch.empty_like(logits).scatter(1, order, ordered)
 """,
-        # forgets to put the tokens back in their places
         """
 def nucleus_filter(logits, p):
+    '''Forgets to put the tokens back in their places.'''
     ordered, order = logits.sort(dim=-1, descending=True)
     odds = ordered.softmax(-1)
     return ordered.masked_fill(odds.cumsum(-1) - odds >= p, float("-inf"))
 """,
-        # min-p instead of top-p
         """
 def nucleus_filter(logits, p):
+    '''Min-p instead of top-p.'''
     odds = logits.softmax(-1)
     return logits.masked_fill(odds < p * odds.amax(-1, keepdim=True), float("-inf"))
 """,
     ],
     "accept_draft": [
-        # after a refusal draws from p, not from what q lacks
         """
 def accept_draft(draft, q, p, uniforms):
+    '''After a refusal draws from p, not from what q lacks.'''
     n = 0
     while n < len(draft) and uniforms[n] * q[n, draft[n]] < p[n, draft[n]]:
         n += 1
     drawn = (p[n].cumsum(0) <= uniforms[-1]).sum()
     return [*draft[:n], min(int(drawn), p.shape[1] - 1)]
 """,
-        # keeps later tokens of the draft after a refusal
         """
 def accept_draft(draft, q, p, uniforms):
+    '''Keeps later tokens of the draft after a refusal.'''
     out = []
     for i, token in enumerate(draft):
         if uniforms[i] * q[i, token] < p[i, token]:
@@ -153,9 +153,9 @@ def accept_draft(draft, q, p, uniforms):
     drawn = (odds.cumsum(0) / odds.sum() <= uniforms[-1]).sum()
     return [*out, min(int(drawn), p.shape[1] - 1)]
 """,
-        # never adds the free token when all is accepted
         """
 def accept_draft(draft, q, p, uniforms):
+    '''Never adds the free token when all is accepted.'''
     for i, token in enumerate(draft):
         if uniforms[i] * q[i, token] >= p[i, token]:
             odds = (p[i] - q[i]).clamp(min=0)

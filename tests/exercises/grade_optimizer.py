@@ -113,10 +113,13 @@ def grade_rate_curve(module) -> None:
 MUTANTS = {
     "rms_matched_scale": [
         """def rms_matched_scale(rows, columns, target):
+    '''Scale by the shorter side; the root-mean-square falls with the longer one.'''
     return target * math.sqrt(min(rows, columns))""",
         """def rms_matched_scale(rows, columns, target):
+    '''Scale by the rows alone, whatever the shape.'''
     return target * math.sqrt(rows)""",
         """def rms_matched_scale(rows, columns, target):
+    '''Forget that only min(rows, columns) singular values exist.'''
     return target * math.sqrt(rows * columns)""",
     ],
     "lion_losses": [

@@ -111,9 +111,9 @@ def _slow(requests: list[tuple[int, int]], slots: int, continuous: bool) -> floa
 
 MUTANTS = {
     "stop_at": [
-        # finds the phrase only inside one piece
         """
 def stop_at(pieces, stop):
+    '''Finds the phrase only inside one piece.'''
     for piece in pieces:
         before, found, _ = piece.partition(stop)
         if before:
@@ -121,16 +121,16 @@ def stop_at(pieces, stop):
         if found:
             return
 """,
-        # waits for the end of the stream
         """
 def stop_at(pieces, stop):
+    '''Waits for the end of the stream.'''
     text = "".join(pieces).partition(stop)[0]
     if text:
         yield text
 """,
-        # what waits at the end is lost
         """
 def stop_at(pieces, stop):
+    '''What waits at the end is lost.'''
     waiting = ""
     for piece in pieces:
         waiting += piece
@@ -145,9 +145,9 @@ def stop_at(pieces, stop):
             yield waiting[: len(waiting) - held]
             waiting = waiting[len(waiting) - held :]
 """,
-        # holds back one candidate only: loses the second start in a false start
         """
 def stop_at(pieces, stop):
+    '''Holds back one candidate only: loses the second start in a false start.'''
     matched = 0
     for piece in pieces:
         out = ""

@@ -94,18 +94,21 @@ def grade_blind_accuracy(module) -> None:
 MUTANTS = {
     "majority_floor": [
         """def majority_floor(train_answers, test_answers):
+    '''Choose by the test.'''
     if not train_answers or not test_answers:
         raise ValueError
     answer = Counter(test_answers).most_common(1)[0][0]
     return answer, test_answers.count(answer) / len(test_answers)
 """,
         """def majority_floor(train_answers, test_answers):
+    '''Measure on the training answers.'''
     if not train_answers or not test_answers:
         raise ValueError
     answer = Counter(train_answers).most_common(1)[0][0]
     return answer, train_answers.count(answer) / len(train_answers)
 """,
         """def majority_floor(train_answers, test_answers):
+    '''Break ties by the alphabet instead of by which answer came first.'''
     if not train_answers or not test_answers:
         raise ValueError
     answer = max(set(train_answers), key=lambda a: (train_answers.count(a), a))
@@ -127,6 +130,7 @@ MUTANTS = {
     return sum(leaks(q.lower().split()) for q in test_questions) / len(test_questions)
 ''',
         """def leaked_share(train_texts, test_questions, n=8):
+    '''Search in the joined text: words are cut, and runs cross from one text to the next.'''
     if n < 1 or not test_questions:
         raise ValueError
     text = " ".join(train_texts).lower()
@@ -136,6 +140,7 @@ MUTANTS = {
     return sum(leaks(q.lower().split()) for q in test_questions) / len(test_questions)
 """,
         """def leaked_share(train_texts, test_questions, n=8):
+    '''Take runs of exactly n words, which a question shorter than n never has.'''
     if n < 1 or not test_questions:
         raise ValueError
     runs = lambda t: {tuple(t.lower().split()[i:i + n]) for i in range(len(t.split()) - n + 1)}
@@ -143,6 +148,7 @@ MUTANTS = {
     return sum(bool(runs(q) & known) for q in test_questions) / len(test_questions)
 """,
         """def leaked_share(train_texts, test_questions, n=8):
+    '''Ask whether the words occur at all, in any order.'''
     if n < 1 or not test_questions:
         raise ValueError
     known = {w for t in train_texts for w in t.lower().split()}

@@ -90,8 +90,8 @@ def grade_compositional_split(module) -> None:
 
 MUTANTS = {
     "bits_per_word": [
-        # counts the last word of each document as if something followed it
         """def bits_per_word(documents):
+    '''Counts the last word of each document as if something followed it.'''
     pairs, firsts = Counter(), Counter()
     for text in documents:
         words = text.split()
@@ -101,8 +101,8 @@ MUTANTS = {
         raise ValueError("no pairs")
     return sum(-n * math.log2(n / firsts[a]) for (a, _), n in pairs.items()) / sum(pairs.values())
 """,
-        # the entropy of pairs, not of a word given the one before
         """def bits_per_word(documents):
+    '''The entropy of pairs, not of a word given the one before.'''
     pairs = Counter()
     for text in documents:
         words = text.split()
@@ -112,8 +112,8 @@ MUTANTS = {
         raise ValueError("no pairs")
     return sum(-n / total * math.log2(n / total) for n in pairs.values())
 """,
-        # neighbours across documents
         """def bits_per_word(documents):
+    '''Neighbours across documents.'''
     words = " ".join(documents).split()
     pairs, firsts = Counter(zip(words, words[1:])), Counter(words[:-1])
     if not pairs:

@@ -95,6 +95,7 @@ def grade_share_curve(module) -> None:
 MUTANTS = {
     "recover_merges": [
         """def recover_merges(ranks):
+    '''Take the shortest left half that exists.'''
     merges = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
         for i in range(1, len(token)):
@@ -104,6 +105,7 @@ MUTANTS = {
     return merges
 """,
         """def recover_merges(ranks):
+    '''Take the longest left half that exists.'''
     merges = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
         for i in range(len(token) - 1, 0, -1):
@@ -113,6 +115,7 @@ MUTANTS = {
     return merges
 """,
         """def recover_merges(ranks):
+    '''Walk the ranks in the order of the dictionary, and through str, which breaks bytes.'''
     merges = []
     for token, rank in ranks.items():
         if len(token) > 1:
@@ -124,15 +127,18 @@ MUTANTS = {
     ],
     "stream_text": [
         """def stream_text(chunks):
+    '''Decode each chunk alone: a character cut in two breaks twice.'''
     for chunk in chunks:
         if text := chunk.decode(errors="replace"):
             yield text
 """,
         """def stream_text(chunks):
+    '''Wait for the end.'''
     if text := b"".join(chunks).decode(errors="replace"):
         yield text
 """,
         """def stream_text(chunks):
+    '''Wait until all bytes so far are valid: one broken byte holds everything back.'''
     waiting = b""
     for chunk in chunks:
         waiting += chunk
@@ -147,6 +153,7 @@ MUTANTS = {
         yield waiting.decode(errors="replace")
 """,
         """def stream_text(chunks):
+    '''Never flush: what is late at the end is lost.'''
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for chunk in chunks:
         if text := decoder.decode(chunk):

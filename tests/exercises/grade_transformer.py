@@ -129,8 +129,8 @@ def _trained(module, part: str) -> float:
 
 MUTANTS = {
     "depth_for_budget": [
-        # counts the embedding as if it were multiplied
         """def depth_for_budget(flops, vocab_size, sequence_len):
+    '''Counts the embedding as if it were multiplied.'''
     depth = 0
     while True:
         config = GPTConfig.from_depth(depth + 1, vocab_size=vocab_size, sequence_len=sequence_len)
@@ -144,8 +144,8 @@ MUTANTS = {
         raise ValueError("too few")
     return depth
 """,
-        # the first depth that is too expensive
         """def depth_for_budget(flops, vocab_size, sequence_len):
+    '''The first depth that is too expensive.'''
     depth = 1
     while True:
         config = GPTConfig.from_depth(depth, vocab_size=vocab_size, sequence_len=sequence_len)
@@ -157,8 +157,8 @@ MUTANTS = {
             return depth
         depth += 1
 """,
-        # never fails: returns 0 or 1 for no money
         """def depth_for_budget(flops, vocab_size, sequence_len):
+    '''Never fails: returns 0 or 1 for no money.'''
     for depth in range(1, 60):
         config = GPTConfig.from_depth(depth, vocab_size=vocab_size, sequence_len=sequence_len)
         with torch.device("meta"):
@@ -168,32 +168,32 @@ MUTANTS = {
 """,
     ],
     "chunked_loss": [
-        # the mean of the chunks' means
         """def chunked_loss(x, head, targets, vocab_size, softcap, chunk):
+    '''The mean of the chunks' means.'''
     means = []
     for rows, answers in zip(x.flatten(0, 1).split(chunk), targets.flatten().split(chunk)):
         logits = softcap * torch.tanh(F.linear(rows, head[:vocab_size]) / softcap)
         means.append(token_losses(logits[None], answers[None]))
     return torch.stack(means).mean()
 """,
-        # the padding can be predicted
         """def chunked_loss(x, head, targets, vocab_size, softcap, chunk):
+    '''The padding can be predicted.'''
     total = x.new_zeros(())
     for rows, answers in zip(x.flatten(0, 1).split(chunk), targets.flatten().split(chunk)):
         logits = softcap * torch.tanh(F.linear(rows, head) / softcap)
         total = total + F.cross_entropy(logits, answers, ignore_index=-1, reduction="sum")
     return total / (targets != -1).sum().clamp(min=1)
 """,
-        # NaN where nothing counts
         """def chunked_loss(x, head, targets, vocab_size, softcap, chunk):
+    '''NaN where nothing counts.'''
     total = x.new_zeros(())
     for rows, answers in zip(x.flatten(0, 1).split(chunk), targets.flatten().split(chunk)):
         logits = softcap * torch.tanh(F.linear(rows, head[:vocab_size]) / softcap)
         total = total + F.cross_entropy(logits, answers, ignore_index=-1, reduction="sum")
     return total / (targets != -1).sum()
 """,
-        # right, but holds all logits
         """def chunked_loss(x, head, targets, vocab_size, softcap, chunk):
+    '''Right, but holds all logits.'''
     logits = F.linear(x, head[:vocab_size])
     return token_losses(softcap * torch.tanh(logits / softcap), targets)
 """,
