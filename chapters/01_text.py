@@ -1082,5 +1082,5 @@ print(f"{text_bytes / 1e9:.0f} GB, {per_process / 1e6:.2f} MB a second for each 
 # `nanochat_lib.data.documents` now holds `write_shards`, `list_shards`, `stream_documents`,
 # `python_docs`, `from_datasets`, `read_json_lines`, `read_text_files` and `drop_duplicates`.
 #
-# The exercises ask you to shuffle a stream that is too long to hold, and to measure how alike two
-# documents are. Next: cutting text into the integers that a model can read.
+# The exercises ask you to shuffle a stream that is too long to hold, to measure how alike two documents
+# are, and to let a test leak into its training text and watch the score. Next: cutting text into the integers that a model can read.

@@ -1280,9 +1280,9 @@ axes.set(
 plt.show()
 
 # %% [markdown]
-# *Each doubling of the vocabulary adds less than the one before, and to a stranger hardly anything
-# after the first two: German words are not among the pieces, and its umlauts fall into two bytes.*
-# Every token costs the same compute, so the German user waits longer for the same sentence and
+# *On the held-out documents each doubling of the vocabulary adds less than the one before. To a stranger
+# all five together add less than the first alone adds to them: German words are not among the pieces,
+# and its umlauts fall into two bytes.* Every token costs the same compute, so the German user waits longer for the same sentence and
 # fills the window sooner. Which text trains the tokenizer is a decision about people.
 
 # %%
@@ -1290,6 +1290,7 @@ for name, values in compression.items():
     assert values[0] == 1.0 and values == sorted(values), f"{name}: more tokens should never hurt"
 gains = [b - a for a, b in zip(compression["held out"], compression["held out"][1:])]
 assert gains == sorted(gains, reverse=True), f"each doubling adds less, but got {gains}"
+assert compression["German"][-1] - 1 < gains[0], "German gained more than we say"
 assert compression["held out"][-1] > 1.5 * compression["German"][-1]
 
 # %% [markdown]
@@ -1465,6 +1466,6 @@ except ValueError as error:
 #
 # Now in the library: `train_bpe`, `encode_bpe`, `split_pattern` in `nanochat_lib.tokenizer.bpe`,
 # the rules of conversations in `tokenizer.conversation`, and `Tokenizer` in `tokenizer.tokenizer`.
-# The exercises ask you to undo a merge list and to print a stream without broken characters. The
-# next chapter needs `encode`, and `token_bytes` for the yardstick that compares models across
+# The exercises ask you to undo a merge list, to print a stream without broken characters, and to see who
+# pays for a vocabulary. The next chapter needs `encode`, and `token_bytes` for the yardstick that compares models across
 # vocabularies.

@@ -19,7 +19,7 @@
 # ```
 #
 # It needs the chapters on text, the tokenizer, bits per byte, the transformer and the optimizer. On
-# a laptop the chapter takes about 25 seconds.
+# a laptop the chapter takes about 35 seconds.
 
 # %%
 #| default_exp training.loader
@@ -384,8 +384,8 @@ class LoopConfig:
 # %% [markdown]
 # The learning rate is a trapezoid: an optional warmup, a constant stretch, and a straight line down
 # over the last part. The line down matters most: at a constant rate the weights keep jumping around
-# the valley's floor, and the loss falls visibly as soon as the steps shrink. Unlike a cosine, the
-# trapezoid does not need to know its length until the cooldown begins.
+# the valley's floor, and they settle as the steps shrink (we measure what that is worth below, once we
+# can train). Unlike a cosine, the trapezoid does not need to know its length until the cooldown begins.
 
 
 # %%
@@ -1124,6 +1124,54 @@ for step, bits in quiet["evals"]:
 assert quiet["evals"][-1][1] < 0.8 * quiet["evals"][0][1]
 
 # %% [markdown]
+# What is the cooldown worth? The same model at a constant rate and with a cooldown over the last three
+# tenths, in a run of 40 steps and in one of 160:
+
+# %%
+from dataclasses import replace
+
+ends = {}
+for steps in (40, 160):
+    for fraction in (0.0, 0.3):
+        config = replace(small, tokens=1024 * steps, cooldown_fraction=fraction, save_seconds=60.0)
+        where = folder / f"cooldown_{steps}_{fraction}"
+        run = pretrain(config, shards_train, shards_val, tokenizer, where, progress=None)
+        ends[steps, fraction] = run["evals"][-1][1]
+    gain = ends[steps, 0.0] - ends[steps, 0.3]
+    print(f"{steps:3} steps: the cooldown brings {gain:+.3f} bits per byte")
+assert gain > 0, "in the longer run the cooldown must pay"
+
+# %% [markdown]
+# In forty steps the model is still far from any valley, and small steps only make it slower. In 160 it
+# has something to settle into. How long a cooldown should be is a question for the exercise.
+
+# %% [markdown]
+# And the bar of chapter `baseline`: what does counting get, that read the same training documents, all
+# of them, cut into the same tokens?
+
+# %%
+from nanochat_lib.evaluation.bpb import BigramModel, bigram_counts
+
+rows = tokenizer.encode(texts[:1200], prepend=tokenizer.bos_id)
+counting = BigramModel(bigram_counts(torch.tensor(sum(rows, [])), tokenizer.vocab_size))
+batches = validation_batches(small, shards_val, tokenizer, torch.device("cpu"))
+bar = evaluate_bpb(counting, batches, torch.tensor(tokenizer.token_bytes()))
+print(f"counting pairs: {bar:.3f} bits per byte on the same validation text")
+
+# %% [markdown]
+# Forty steps are not enough to pass it: counting reads everything once and is done, and gradients need
+# to see a pattern many times. A real run has the time. Here is the record of the laptop profile, whose
+# base model took a thousand steps:
+
+# %%
+from nanochat_lib.course.manifest import library_root
+
+recorded = json.loads((library_root() / "records/laptop/report.json").read_text(encoding="utf-8"))
+for text, bits in recorded["bits_per_byte"].items():
+    print(f"{text:10} counting {bits['bigram']:.2f}, base model {bits['base']:.2f} bits per byte")
+    assert bits["base"] < bits["bigram"]
+
+# %% [markdown]
 # ## Killed three times, the same to the bit
 #
 # Now the promise. We start the same run in another folder and kill it at steps 3, 17 and 31: an
@@ -1177,8 +1225,6 @@ print("evaluations equal:", quiet["evals"] == rough["evals"])
 # how much is luck.
 
 # %%
-from dataclasses import replace
-
 results = {}
 for depth, seed in ((1, 0), (2, 0), (2, 1), (3, 0)):
     config = replace(
@@ -1211,10 +1257,10 @@ plt.tight_layout()
 plt.show()
 
 # %% [markdown]
-# *Larger is better at equal tokens, here too. The two orange points are the same model from two
-# seeds: their distance is the error bar that any claim from this figure needs.* Three sizes over a
-# factor of ten, less than one token a parameter and one set of rates: this shows a direction. A
-# fitted exponent from it would be decoration.
+# *Larger is better at equal tokens, here too. The two orange points, the same model from two seeds,
+# nearly coincide: their distance, printed above, is the error bar that any claim from this figure
+# needs.* Three sizes over a factor of ten, less than one token a parameter and one set of rates: this
+# shows a direction. A fitted exponent from it would be decoration.
 #
 # What the real laws say for a budget of compute: the loss depends on parameters N and tokens D,
 # compute is about 6ND, and for each budget some balance is best. Hoffmann et al. found about 20
@@ -1229,7 +1275,7 @@ for depth in (20, 32):
     plan = PretrainConfig(depth=depth, total_batch_tokens=524_288)
     steps = plan.steps(big.num_params())
     flops = steps * 524_288 * big.estimate_flops()
-    hours = flops / (8 * 989e12 * 0.45) / 3600
+    hours = flops / (8 * 989e12 * 0.40) / 3600
     print(
         f"d{depth}: {big.num_params():,} params, {steps:,} steps, "
         f"{flops:.2e} FLOP, {hours:.1f} hours"
@@ -1237,7 +1283,7 @@ for depth in (20, 32):
     assert steps == {20: 21_400, 32: 71_680}[depth]
 
 # %% [markdown]
-# The hours assume eight H100s, each with 989e12 bfloat16 operations a second at most, and 45% of
+# The hours assume eight H100s, each with 989e12 bfloat16 operations a second at most, and 40% of
 # that reached; the chapter on speed is about that percentage. Because N grows like the cube of
 # depth and D with it, d32 costs nearly twelve times d20: depth times 1.6, to the power of about
 # five.
@@ -1287,8 +1333,8 @@ for name, resumed in (("without state", forgetful), ("with state", remembering))
 # Packing keeps rows full and clean; weighting by targets keeps gradients honest; and a run that
 # stores everything its next step depends on survives any kill without a trace. The library now has
 # `training.loader`, `training.step`, `training.checkpoint`, `training.progress`, `training.loop`
-# and `training.pretrain`. The exercises ask you to measure packing without any cropping, and to
-# turn a budget of compute into a model. The next chapters need a checkpoint to talk to: inference
+# and `training.pretrain`. The exercises ask what a cooldown is worth, how many tokens
+# a batch should hold, and what a model larger than any you trained would reach. The next chapters need a checkpoint to talk to: inference
 # reads it with `load_model`, and fine-tuning continues it through `train`.
 
 # %%

@@ -439,6 +439,17 @@ with torch.inference_mode():
         assert gap < 1e-3, f"pieces of {size} differ by {gap}: is the mask right for T > 1?"
 
 # %% [markdown]
+# So a cache moves no score: the bits that chapter `baseline` taught us to count are the same, read at
+# once or token by token. Everything in this chapter is about time and memory.
+
+# %%
+scores = []
+for logits in (whole, torch.cat(pieces, 1)):
+    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), text[:, 1:].flatten())
+    scores.append(nats.item() / math.log(2))
+assert math.isclose(*scores, rel_tol=1e-4), scores
+
+# %% [markdown]
 # ## Cost: bytes
 #
 # Every token leaves a key and a value in every layer: $2 \cdot L \cdot H_{kv} \cdot D$ numbers. For
@@ -574,10 +585,12 @@ for temperature, top_k in ((1.0, 3), (0.5, 3), (1.0, 2), (0.1, 3)):
 # alt: entropy against temperature: it climbs to ten bits, with top-k 50 and 5 it levels off
 with torch.inference_mode():
     model_logits = laptop(prompt)[0, -1]
-temperatures = torch.linspace(0.02, 2.0, 60).tolist()
+temperatures = torch.linspace(0.002, 2.0, 100).tolist()
+coldest = []
 figure, axis = plt.subplots(figsize=(6.5, 3))
 for top_k, color in ((1024, "tab:red"), (50, "tab:blue"), (5, "tab:green")):
     bits = [entropy_bits(model_logits, t, top_k) for t in temperatures]
+    coldest.append(bits[0])
     axis.plot(temperatures, bits, color=color)
     label = "all 1,024" if top_k == 1024 else f"top-k {top_k}"
     axis.text(2.0, bits[-1], f" {label}", color=color, va="center")
@@ -586,9 +599,14 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# *Notice that near zero all lines meet: the likeliest token takes everything. Further right
-# temperature hands weight to the long tail, and only top-k puts a lid on that.*
-#
+# *Notice that all lines start together near zero, where the likeliest token takes everything. Further
+# right temperature hands weight to the long tail, and only top-k puts a lid on that.*
+
+# %%
+print([f"{bits:.2f} bits" for bits in coldest], "at the left edge")
+assert max(coldest) < 0.3, coldest
+
+# %% [markdown]
 # Now the drawing itself. `torch.multinomial` would do; but we want to drop rows that have ended
 # from the batch, and then the rows left over would get other random numbers than before, so that an
 # answer would depend on its neighbours. Our way out: draw one uniform number for every row, dropped
@@ -1363,6 +1381,6 @@ assert list(unharmed.values())[-1] == 12 > max(list(unharmed.values())[:-1])
 #
 # In the library now: `KVCache` in `nanochat_lib.inference.kv_cache`, `calculate` in
 # `nanochat_lib.inference.calculator`, `sample` and `Engine` in `nanochat_lib.inference.engine`. The
-# exercises ask for another way to cut the tail of the odds, and for a draft model that makes
-# decoding faster without changing a single probability. The next chapter prepares the conversations
+# exercises ask for another way to cut the tail of the odds, for a draft model that makes decoding
+# faster without changing a single probability, and for how few bits a weight can do with. The next chapter prepares the conversations
 # and tasks whose answers this engine will write.

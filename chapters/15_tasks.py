@@ -1235,13 +1235,11 @@ assert not any(gsm8k.evaluate(gsm8k[0], text) for text in must_fail), "the grade
 # %% [markdown]
 # ## Recap
 #
-# A conversation is a list of messages, and a mask says which tokens the assistant must learn: its
-# words, its calls and its end token, never the tool's output. A task builds conversations on demand
-# and grades responses, and a score means little without the floor beside it. A grader that accepts
+# A task builds conversations on demand and grades responses, and a score means little without the floor beside it. A grader that accepts
 # wrong answers is worse than none, since training will find the hole.
 #
 # In the library now: `nanochat_lib.tasks.base` (`Task`, `TaskSlice`, `TaskSequence`, `TaskMixture`),
-# `tasks.multiple_choice`, `tasks.arc`, `tasks.mmlu`, `tasks.gsm8k`,
-# `tasks.smoltalk`, `tasks.custom_json` and `tasks.spelling`. The exercises ask for the floor of the
-# majority answer, and for a check whether test questions leaked into training. The next chapter
-# packs these conversations into rows and trains on them.
+# `tasks.multiple_choice`, `tasks.arc`, `tasks.mmlu`, `tasks.gsm8k`, `tasks.smoltalk`,
+# `tasks.custom_json`, `tasks.spelling` and, for it and the next chapter, `data.words`. The exercises ask
+# for the floor of the majority answer, for a check whether test questions leaked into training, and for
+# a judge that never sees the question. The next chapter makes a world of its own to ask about.

@@ -1282,4 +1282,5 @@ print(f"{microseconds:.0f} microseconds and {n_characters / 500:.0f} characters 
 # A generated world lets us state what a model should know and test exactly that: facts that were read and never asked, phrasings,
 # numbers and words that training never used. Variety can be measured, and contamination checked. The library now has
 # `data.tinyworld` (the world), `data.synthetic` (documents and the curriculum) and `tasks.tinyworld` (conversations, five held-out
-# tests, the contamination check). The exercises measure how much a text says, and hold out values instead of facts. The next chapter trains on the conversations.
+# tests, the contamination check). The exercises measure how much a text says, hold out
+# combinations instead of facts, and train a model that knows its facts from one side only. The next chapter trains on the conversations.

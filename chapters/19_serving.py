@@ -658,6 +658,6 @@ folder.cleanup()
 # around it reads, obeys slashes, answers, and says what to do when there is nothing to talk to.
 #
 # In the library now: `nanochat_lib.serving.cli` with `ChatConfig`, `chat`, `Conversation` and
-# `stream_text`. The exercises ask you to write the decoder yourself, and to stop a stream at a
-# phrase that may be cut anywhere. The next chapter ties all stages into one run, at whose end this
+# `stream_text`. The exercises ask what a kept cache saves, who should board when many people talk
+# at once, and how to stop a stream at a phrase that may be cut anywhere. The next chapter ties all stages into one run, at whose end this
 # chat waits.

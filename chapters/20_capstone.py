@@ -1260,4 +1260,5 @@ scratch.cleanup()
 #
 # `nanochat_lib.capstone` and `nanochat_lib.cli` are now in the library: `make speedrun` runs the
 # laptop profile, `nanochat chat` talks to it. The exercises ask how often to save when machines
-# die at random, and what can be skipped when a stage ran again but produced the same bytes.
+# die at random, what can be skipped when a stage ran again but produced the same bytes, and whether one
+# version is better than another or had luck with its seeds.

@@ -3117,5 +3117,5 @@ shutil.rmtree(toy)
 #
 # Now in the library: `nanochat_lib.course.*`, and the commands `course build`, `check`, `list`, `read` and `doctor`. The
 # learner's commands are a chapter of their own.
-# The exercises ask for the order in which a change travels upwards, and for a gate that finds names nobody uses. It is the
-# last chapter: what comes next is yours to add, in a file with a number, a slug, and a line in `course.toml`.
+# The exercises ask for the order in which a change travels upwards, and for the digits that all machines agree on. What
+# comes next is yours to add, in a file with a number, a slug, and a line in `course.toml`.

@@ -1141,4 +1141,4 @@ shutil.rmtree(root)
 # were written down once and now explain others.
 #
 # Now in the library: `nanochat_lib.course.workspace`, `referee`, `grading`, `one_exercise`,
-# `talk` and `learn`.
+# `talk` and `learn`. The exercise asks for the smallest example that goes wrong.
