@@ -5,11 +5,11 @@ PYTHON ?= python3
 PROFILE ?= laptop
 BIN := .venv/bin
 RUN := PYTHON="$(PYTHON)" bash .ci/setup
-HAND_WRITTEN := $(wildcard chapters solutions tests rustbpe/bench)
+HAND_WRITTEN := $(wildcard chapters solutions tests rustbpe/bench studies)
 NOTEBOOKS = $(wildcard chapters/*.ipynb solutions/*.ipynb)
 ONE_THREAD := OMP_NUM_THREADS=1 MPLBACKEND=agg HF_HUB_OFFLINE=1
 
-.PHONY: help setup speedrun test lint check rust unit notebooks smoke bench-tokenizer bench-ideas lock clean
+.PHONY: help setup speedrun test lint check rust unit notebooks smoke bench-tokenizer bench-ideas study-tinyworld pictures lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | while IFS='|' read -r target text; \
@@ -53,6 +53,12 @@ bench-tokenizer: setup  ## time rustbpe beside its peers; README=1 writes the ta
 
 bench-ideas: setup  ## take one idea at a time out of rustbpe, and write what it bought into its README
 	@$(BIN)/python rustbpe/bench/ideas.py
+
+study-tinyworld: setup  ## run the laptop profile five times, each without one idea of TinyWorld (half an hour)
+	@$(BIN)/python studies/tinyworld.py
+
+pictures: setup  ## draw the README's pictures again
+	@$(BIN)/python studies/pictures.py
 
 lock: setup  ## pin the newest versions that pyproject.toml allows into requirements.lock
 	.venv/uv/bin/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 \

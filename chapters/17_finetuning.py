@@ -440,7 +440,7 @@ forgotten = {text: bits["sft"] / bits["base"] - 1 for text, bits in record["bits
 assert forgotten["tinyworld"] < 0.05 < forgotten["english"]
 
 # %% [markdown]
-# What is practised stays. English, of which the model reads a few rows in a hundred, is paid for with a
+# What is practised stays. English, a twentieth of that text and so one row in two hundred, loses a
 # good part of what was learned (it is still ahead of counting, the bar of chapter `baseline`). The
 # exercise measures the trade.
 

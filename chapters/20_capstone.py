@@ -1049,13 +1049,16 @@ jump = max(
     ),
 )
 jump *= losses["base"]["every"]
-print(f"the base loss jumps at step {jump} of {laptop['training']['base']['steps']}")
+base_run, lists = laptop["training"]["base"], laptop["data"]["parts"]["warmup"]["bytes"]
+read = jump * base_run["tokens"] // base_run["steps"]
+print(f"the base loss jumps at step {jump} of {base_run['steps']}, after {read:,} tokens;")
+print(f"the warm-up lists are {lists:,} bytes: {lists / read:.1f} bytes a token")
+assert 1.5 < lists / read < 3, "the jump is not where the lists end"
 
 # %% [markdown]
 # *Left the base model, right its fine-tuning. The base loss falls on the warm-up lists, jumps where
 # they end and the mixture of stories and English begins, and falls again: new text, not a broken
-# run. (The lists of this run are 250,941 tokens, counted with its tokenizer on 2026-11-25; divided by 1,024 tokens
-# a step that is step 245. Packing crops some of them, so they end a little earlier.)*
+# run. Made-up words and single letters take about two bytes a token, so that is where the lists are read.*
 
 # %% [markdown]
 # ## The command

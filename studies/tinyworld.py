@@ -67,7 +67,9 @@ def sums_written_out() -> None:
         lines = []
         for _ in range(rng.randint(2, 3)):
             problem = word_problem(rng, heldout=False)
-            lines.append(f"{problem.question} {problem.expression}={problem.result}. {problem.answer}")
+            lines.append(
+                f"{problem.question} {problem.expression}={problem.result}. {problem.answer}"
+            )
         return "\n".join(lines)
 
     replace_maker("sums_document", written_out)

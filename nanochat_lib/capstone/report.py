@@ -27,8 +27,8 @@ __all__ = [
     "read_losses",
     "keep_edited",
     "write_report",
-    "START",
-    "END",
+    "EXPLANATION",
+    "fill_between",
     "fill_readme",
     "KEPT_POINTS",
     "write_run_record",
@@ -120,40 +120,66 @@ def write_report(run_folder: Path) -> dict:
     return report
 
 
-START, END = "<!-- measured:start -->", "<!-- measured:end -->"
+EXPLANATION = """\
+*floor* is what guessing gets; *n* counts the questions (the lower number is for identity, which has no more
+new phrasings), and in brackets stands the 95% interval that so few allow. *untrained* is the model before its first step, *base* after pretraining, *sft* after fine-tuning on
+conversations. *bits per byte* says how well a model predicts text it has not seen: how many bits it needs to
+say which byte comes next, fewer is better. *uniform* takes all tokens to be equally likely, *bigram* counts
+which follows which."""
+
+
+def fill_between(text: str, name: str, block: str) -> str:
+    """Replace what stands between <!-- name:start --> and <!-- name:end -->.
+
+    Raises:
+        ValueError: the text lacks one of the marks.
+    """
+    start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+    before, found, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"no {start} ... {end} in it: add both lines where it should stand")
+    return before + start + "\n" + block + "\n" + end + after
 
 
 def fill_readme(readme: Path, run_folder: Path) -> None:
-    """Replace what stands between the two marks of a README by the results of a run.
+    """Put a run's conversation and its tables between the marks of a README.
+
+    Args:
+        readme: holds the marks "talk" and "measured".
+        run_folder: a finished run, or its record.
 
     Raises:
-        ValueError: the README lacks the marks.
+        ValueError: the README lacks a mark.
     """
-    report = read_json(run_folder / "report.json")
-    before, start, rest = readme.read_text(encoding="utf-8").partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
-        raise ValueError(
-            f"{readme} holds no {START} ... {END}: add both lines where results should go"
-        )
+    report, name = read_json(run_folder / "report.json"), run_folder.name
     minutes = sum(report["stages"].values()) / 60
-    block = f"""
-*Written by `nanochat report {shlex.quote(run_folder.name)} --readme` from a run of {minutes:.1f} minutes on
-{machine_line(report)}.*
+    figure = f"figures/{url_quote(name)}_loss.png"
+    talk = f"""\
+```text
+{transcript_text(report["transcript"][::2])}
+```
 
+![Training loss of both stages over their steps]({figure})
+
+*Above: a question of each kind that the model was never asked in training, with its answer. Below: its training
+loss, {minutes:.1f} minutes on {machine_line(report)}.*"""
+    measured = f"""\
 {markdown_table(task_rows(report))}
 
 {markdown_table(bits_rows(report))}
 
-![Training loss of both stages over their steps](figures/{url_quote(run_folder.name)}_loss.png)
+{EXPLANATION}
 
-```text
-{transcript_text(report["transcript"])}
-```
-"""
-    figure = (run_folder / "figures" / "loss.png").read_bytes()
-    atomic_write(readme.parent / "figures" / f"{run_folder.name}_loss.png", figure)
-    atomic_write(readme, before + START + block + END + after)
+Written by `nanochat report {shlex.quote(name)} --readme README.md`."""
+    text = readme.read_text(encoding="utf-8")
+    try:
+        text = fill_between(fill_between(text, "talk", talk), "measured", measured)
+    except ValueError as error:
+        raise ValueError(f"{readme}: {error}") from error
+    picture = (run_folder / "figures" / "loss.png").read_bytes()
+    atomic_write(readme.parent / "figures" / f"{name}_loss.png", picture)
+    atomic_write(readme, text)
 
 
 KEPT_POINTS = 400  # points of a loss curve that a record keeps

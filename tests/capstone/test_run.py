@@ -117,20 +117,30 @@ def test_report_refuses_an_unfinished_run(runs, tmp_path):
 def test_readme_is_filled_between_its_marks_again_and_again(runs, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(
-        "before\n<!-- measured:start -->\nold\n<!-- measured:end -->\nafter\n", encoding="utf-8"
+        "before\n<!-- talk:start -->\nold\n<!-- talk:end -->\nbetween\n"
+        "<!-- measured:start -->\nold\n<!-- measured:end -->\nafter\n",
+        encoding="utf-8",
     )
     fill_readme(readme, runs[0])
     first = readme.read_text(encoding="utf-8")
-    assert first.startswith("before\n<!-- measured:start -->") and first.endswith(
-        "end -->\nafter\n"
-    )
+    assert first.startswith("before\n<!-- talk:start -->") and first.endswith("end -->\nafter\n")
+    assert "\n<!-- talk:end -->\nbetween\n<!-- measured:start -->\n" in first
     assert "\nold\n" not in first and "| word problems |" in first
     assert (tmp_path / "figures/undisturbed_loss.png").exists()
     fill_readme(readme, runs[0])
     assert readme.read_text(encoding="utf-8") == first
     readme.write_text("no marks", encoding="utf-8")
-    with pytest.raises(ValueError, match="holds no <!-- measured:start"):
+    with pytest.raises(ValueError, match="no <!-- talk:start"):
         fill_readme(readme, runs[0])
+
+
+def test_the_readme_shows_the_record(tmp_path):
+    root = Path(__file__).parents[2]
+    text = (root / "README.md").read_text(encoding="utf-8")
+    readme = tmp_path / "README.md"
+    readme.write_text(text, encoding="utf-8")
+    fill_readme(readme, root / "records/laptop")
+    assert readme.read_text(encoding="utf-8") == text, "nanochat report laptop --record --readme"
 
 
 def test_nano_is_a_profile(runs):
