@@ -50,7 +50,6 @@ import random
 import tempfile
 
 import matplotlib.pyplot as plt
-import torch.nn.functional as F
 
 from nanochat_lib.common import local_generator
 from nanochat_lib.data.documents import write_shards
@@ -1023,42 +1022,13 @@ assert wrong.high < after.low, "the bug should show"
 
 # %% [markdown]
 # The loss is no warning: it falls to nearly nothing, over the tokens that it knows of. Only the
-# answers tell. So the check that belongs beside every mask is the one from the last chapter: decode
-# the targets, and read them.
+# answers tell. So the check that belongs beside every mask is to decode the targets, and read them.
 #
-# ## What goes wrong: the mean over nothing
+# ## What cannot go wrong: a batch without targets
 #
-# A batch of one long question, cropped before the answer, has no targets. A mean over its losses
-# divides 0 by 0. We try PyTorch's own mean, and the masked mean that everybody writes by hand.
-
-
-# %%
-def masked_mean(logits: Tensor, targets: Tensor) -> Tensor:
-    """Average the losses of the targets that are not -1, as it is often written."""
-    learn = targets != IGNORE
-    losses = F.cross_entropy(logits, targets.clamp(min=0), reduction="none")
-    return (losses * learn).sum() / learn.sum()
-
-
-def torch_mean(logits: Tensor, targets: Tensor) -> Tensor:
-    """Let PyTorch average."""
-    return F.cross_entropy(logits, targets, ignore_index=IGNORE)
-
-
-# %%
-# NBVAL_CHECK_OUTPUT
-nothing = torch.full((4,), IGNORE)
-for mean in (torch_mean, masked_mean):
-    logits = torch.zeros(4, 8, requires_grad=True)
-    loss = mean(logits, nothing)
-    loss.backward()
-    print(f"{mean.__name__}: loss {loss.item()}, gradient {logits.grad[0, 0].item()}")
-
-# %% [markdown]
-# PyTorch's loss is NaN and its gradient is still 0: only the log is spoiled, along with every
-# average that the NaN enters. The hand-written mean hands NaN to the gradient, one optimizer step
-# later every weight is NaN, and the run is lost hours before anybody looks. We are safe twice: the
-# loader gives no row without a target, and the model's own loss is 0 where nothing is asked.
+# A batch of one long question, cropped before the answer, has no targets, and chapter `transformer`
+# showed what the mean over nothing does to a run. We are safe twice: the loader gives no row without a
+# target, and the model's own loss is 0 where nothing is asked.
 
 # %%
 no_targets = torch.full((2, 8), IGNORE)

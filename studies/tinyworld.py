@@ -121,6 +121,8 @@ def main(name: str | None = None) -> None:
         "seconds": round(sum(report["stages"].values())),
         "machine": machine_summary(),
     }
+    for entry in record.values():
+        entry["machine"].pop("disk_free_gb", None)  # of no interest, and of one moment
     atomic_write(RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
