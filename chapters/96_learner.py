@@ -592,6 +592,7 @@ def grade_file(
         paths = [str(library_root())]
         paths += [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
         settings = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1", "MPLBACKEND": "agg"}
+        settings["OMP_NUM_THREADS"] = "1"  # models this small lose time on a second thread
         with open(printed, "wb") as output:
             child = subprocess.Popen(
                 [sys.executable, "-m", "nanochat_lib.course.referee", *map(str, words)],
