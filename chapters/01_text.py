@@ -1058,8 +1058,8 @@ rate = n_bytes / (time.perf_counter() - start)
 print(f"{rate / 1e6:.0f} MB of text a second")
 
 # %% [markdown]
-# A laptop trains on some 20,000 tokens a second, of about 4 bytes each: 80 KB
-# of text, so reading takes a percent or so of the time. The large profile, on one node, reads 11.2
+# The laptop run of the last chapter trains on about ten thousand tokens a second, of some 3 bytes each:
+# 30 KB of text, so reading takes a percent or so of the time. The large profile, on one node, reads 11.2
 # billion tokens in about 3.4 hours (the first chapter's estimate):
 
 # %%

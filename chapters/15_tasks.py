@@ -49,6 +49,7 @@ import matplotlib.pyplot as plt
 from datasets import disable_progress_bars
 
 from nanochat_lib.common import local_generator
+from nanochat_lib.course.manifest import library_root
 from nanochat_lib.tokenizer.conversation import validate_conversation
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
@@ -1182,13 +1183,17 @@ started = time.perf_counter()
 for conversation in bee.slice(0, 300):
     glued.render_conversation(conversation)
 per_second = 300 / (time.perf_counter() - started)
-print(f"a built conversation: {built_bytes:,.0f} bytes")
-print(f"built and rendered: {per_second:,.0f} a second")
+record = json.loads((library_root() / "records/laptop/report.json").read_text(encoding="utf-8"))
+n_tokens = sum(len(glued.render_conversation(bee[i])[0]) for i in range(300)) / 300
+used_up = record["training"]["sft"]["tokens_per_second"] / n_tokens
+print(f"a built conversation: {built_bytes:,.0f} bytes, {n_tokens:.0f} tokens")
+print(
+    f"built and rendered: {per_second:,.0f} a second; the recorded laptop run trains on {used_up:.0f}"
+)
+assert per_second > 3 * used_up
 
 # %% [markdown]
-# Compare that with training: a laptop that trains on 20,000 tokens a second uses up some 200 such
-# conversations in that time. So generating examples on the fly is almost free, and there is no file
-# to keep.
+# So generating examples on the fly is almost free, and there is no file to keep.
 #
 # ## What goes wrong: a grader that is too kind
 #

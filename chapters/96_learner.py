@@ -656,7 +656,7 @@ from datetime import datetime
 from pathlib import Path
 
 from nanochat_lib.common import atomic_write
-from nanochat_lib.course.cells import lines_of
+from nanochat_lib.course.cells import lines_of, read_cells
 from nanochat_lib.course.exercises import BEGIN, END, learner_cells
 
 
@@ -691,40 +691,90 @@ def _backed_up(path: Path, data: bytes) -> Path:
     return backup
 
 
+# %% [markdown]
+# A file from last month lacks the exercises that came since. Then the whole exercise is appended: what its
+# file imports now, the task, the stub and the check that can be seen.
+
+
+# %%
+#| export
+def missing_cells(fresh: Path, name: str, known: str) -> list[tuple[str, str]]:
+    """Return (kind, source) of the cells that a file needs for an exercise it lacks.
+
+    Args:
+        fresh: the exercise file, a script.
+        name: the exercise.
+        known: the text of the learner's file; set-up that stands in it is left out.
+    """
+    cells = read_cells(fresh.read_text(encoding="utf-8"), str(fresh))
+    first = next(n for n, cell in enumerate(cells) if cell.has("exercise"))
+    set_up = []
+    for cell in cells[:first]:
+        for node in ast.parse(cell.code).body if cell.kind == "code" else []:
+            statement = ast.get_source_segment(cell.code, node)
+            set_up += [statement] if statement not in known else []
+    heads = [n for n, c in enumerate(cells) if c.kind == "markdown" and c.source.startswith("## ")]
+    stub = next(n for n, cell in enumerate(cells) if f"def {name}(" in cell.source)
+    begin = max((n for n in heads if n < stub), default=stub)
+    end = min((n for n in heads if n > stub), default=len(cells))
+    found = [("code", "\n".join(set_up))] if set_up else []
+    return found + [(cell.kind, cell.source.strip("\n")) for cell in cells[begin:end]]
+
+
+def as_script(cells: list[tuple[str, str]]) -> str:
+    """Write cells in percent format."""
+    blocks = []
+    for kind, source in cells:
+        if kind == "markdown":
+            lines = [f"# {line}".rstrip() for line in source.split("\n")]
+            blocks.append("\n".join(["# %% [markdown]", *lines]))
+        else:
+            blocks.append(f"# %%\n{source}")
+    return "\n\n".join(blocks)
+
+
+def as_notebook_cell(kind: str, source: str) -> dict:
+    """Write one cell as a notebook holds it."""
+    cell = {"cell_type": kind, "metadata": {}, "source": source.splitlines(keepends=True)}
+    return cell | ({"execution_count": None, "outputs": []} if kind == "code" else {})
+
+
+# %%
+#| export
 def reset_exercise(path: Path, fresh: Path, name: str) -> Path:
     """Put the stub of one exercise back; everything else in the file stays as it is.
 
     Args:
         path: the learner's script or notebook.
-        fresh: the exercise file that the stub comes from.
-        name: the exercise; if the file has lost it, it is appended.
+        fresh: the exercise file that the stub comes from, a script.
+        name: the exercise; if the file has lost it, or never had it, it is appended with its task.
 
     Returns:
         The backup of the file as it was.
     """
     data = path.read_bytes()
     stub = next(cell for cell in learner_cells(fresh) if f"def {name}(" in cell.source)
-    source = stub.source.strip("\n")
-    cells = learner_cells(path)
+    source, cells = stub.source.strip("\n"), learner_cells(path)
     found = [n for n, cell in enumerate(cells) if f"def {name}(" in cell.source]
+    known = "\n".join(cell.source for cell in cells)
+    more = [] if found else missing_cells(fresh, name, known)
     if path.suffix == ".ipynb":
         notebook = json.loads(data.decode("utf-8-sig"))
-        codes = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
         if found:
-            target = codes[found[0]]
-        else:
-            target = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
-            notebook["cells"].append(target)
-        target["source"], target["outputs"] = source.splitlines(keepends=True), []
+            codes = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+            codes[found[0]] |= {"source": source.splitlines(keepends=True), "outputs": []}
+        notebook["cells"] += [as_notebook_cell(*cell) for cell in more]
         text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     else:
         lines = lines_of(data.decode("utf-8-sig"))
         begin, end = len(lines), len(lines)
-        block = ["", "", "# %%", *source.split("\n")]
-        if found and len(cells) > 1:
-            begin = cells[found[0]].line - 1
-            end = begin + len(lines_of(cells[found[0]].source))
-            block = [*source.split("\n"), "", ""]
+        block = ["", as_script(more)]
+        if found:
+            block = ["", "", "# %%", *source.split("\n")]
+            if len(cells) > 1:
+                begin = cells[found[0]].line - 1
+                end = begin + len(lines_of(cells[found[0]].source))
+                block = [*source.split("\n"), "", ""]
         text = "\n".join([*lines[:begin], *block, *lines[end:]]).rstrip("\n") + "\n"
     backup = _backed_up(path, data)
     atomic_write(path, text)

@@ -195,6 +195,32 @@ def test_a_notebook_is_graded_and_reset_as_well(tmp_path):
     assert grade_file(ROOT, path, "ground", "split_of").outcome == "todo"
 
 
+@pytest.mark.parametrize("suffix", [".py", ".ipynb"])
+def test_an_exercise_that_came_later_is_appended_with_all_it_needs(tmp_path, suffix):
+    start_workspace(ROOT, tmp_path, notebooks=suffix == ".ipynb")
+    path = Workspace(ROOT, tmp_path).file("text")
+    old = path.read_text(encoding="utf-8")
+    if suffix == ".py":
+        cut = old[: old.index("# %% [markdown]\n# ## leak_curve")].replace("import math\n", "")
+    else:
+        notebook = json.loads(old)
+        cells = ["".join(cell["source"]) for cell in notebook["cells"]]
+        at = next(n for n, source in enumerate(cells) if source.startswith("## leak_curve"))
+        notebook["cells"] = notebook["cells"][:at]
+        cut = json.dumps(notebook).replace("import math\\n", "")
+    path.write_text(cut, encoding="utf-8")
+    reset_exercise(path, ROOT / "exercises/text.py", "leak_curve")
+    text = path.read_text(encoding="utf-8")
+    assert "## leak_curve" in text and "check_leak_curve()" in text and "import math" in text
+    assert text.count("from collections import Counter") == 1, "set-up that is there comes twice"
+    assert grade_file(ROOT, path, "text", "leak_curve").outcome == "todo"
+    answer = function_source(ROOT / "solutions/text.py", "leak_curve")
+    stub = function_source(path, "leak_curve")
+    if suffix == ".py":
+        path.write_text(text.replace(stub, answer), encoding="utf-8")
+        assert grade_file(ROOT, path, "text", "leak_curve").outcome == "passed"
+
+
 def test_grade_in_a_notebook_reads_its_cells():
     cells = ["from nanochat_lib.common import fingerprint", DONE]
     cells += ["from nanochat_lib.course.learn import grade", "grade('ground.split_of')"]
