@@ -481,6 +481,16 @@ if RustTokenizer is not None:
 
 # %%
 #| export
+def rust_tokenizer() -> type | None:
+    """Return the class that the crate rustbpe offers, or None where it is not installed."""
+    try:
+        # Not `import rustbpe`: in the project's folder that would find the crate's own folder.
+        from rustbpe import Tokenizer
+    except ImportError:
+        return None
+    return Tokenizer
+
+
 def train_ranks(texts: Iterable[str], vocab_size: int, pattern: str) -> dict[bytes, int]:
     """Learn ranks with rustbpe, or with the slower train_bpe where it is not installed.
 
@@ -489,17 +499,15 @@ def train_ranks(texts: Iterable[str], vocab_size: int, pattern: str) -> dict[byt
         vocab_size: tokens in the end, counting the 256 single bytes and no special tokens.
         pattern: regex whose matches are the words that merges stay inside.
     """
-    try:
-        # Not `import rustbpe`: in the project's folder that would find the crate's own folder.
-        from rustbpe import Tokenizer as RustTokenizer
-    except ImportError:
+    rust = rust_tokenizer()
+    if rust is None:
         warnings.warn(
             "rustbpe is not installed: training with the slower Python trainer, same result. "
             "To build it, install Rust and run `pip install ./rustbpe` in the project's folder.",
             stacklevel=3,
         )
         return dict(train_bpe(texts, vocab_size, pattern))
-    trainer = RustTokenizer()
+    trainer = rust()
     trainer.train_from_iterator(texts, vocab_size, pattern=pattern)
     return dict(trainer.get_mergeable_ranks())
 
@@ -576,9 +584,9 @@ assert encode_bpe("abc", made_up) == [ord("a"), 256], (
 )
 
 # %% [markdown]
-# Our encoder is clear and slow. For work we hand the ranks to tiktoken, OpenAI's encoder in Rust,
-# which takes any pattern and ranks. It was written by other people for the same rule, so it is also
-# our independent check, of the encoder here and of the one in our crate.
+# Our encoder is clear and slow. For work there are two: the one in our crate, and tiktoken, OpenAI's
+# encoder in Rust, which takes any pattern and ranks and takes over where the crate is not installed.
+# tiktoken was written by other people for the same rule, so it is also our independent check.
 
 # %%
 fast_encoder = tiktoken.Encoding(
@@ -897,7 +905,8 @@ for text, is_special, mask in conversation_segments(conversation):
 # ## The tokenizer
 #
 # Now the class. It holds three things, the ranks, the pattern and the names of the special tokens,
-# and a tiktoken encoder made from them. It is saved as JSON with the bytes in base64: a file that
+# and the encoders made from them: our crate's where it is installed, tiktoken's everywhere. Both give
+# the same ids. It is saved as JSON with the bytes in base64: a file that
 # can be read in any language and, unlike a pickle, cannot run code when it is loaded. Its **hash**
 # is the fingerprint of the three, and every checkpoint will carry it, because a model with another
 # tokenizer's ids does not fail, it babbles.
@@ -910,8 +919,9 @@ for text, is_special, mask in conversation_segments(conversation):
 # %%
 #| export
 # tiktoken's regex engine keeps a stack entry for each white-space character of a run; at a million
-# it panics.
+# it panics. Our crate has no such limit.
 MAX_SPACE_RUN = 500_000
+PARALLEL_CHARACTERS = 1_000_000  # below, starting threads costs more than they save
 
 
 class Tokenizer:
@@ -949,7 +959,13 @@ class Tokenizer:
         self._encoding = tiktoken.Encoding(
             "nanochat", pat_str=pattern, mergeable_ranks=ranks, special_tokens=self.special_ids
         )
+        rust = rust_tokenizer()
+        self._rust = rust.from_mergeable_ranks(ranks, pattern) if rust else None
         self.hash = fingerprint(self._description())
+
+    def __reduce__(self) -> tuple:
+        """Copy and pickle the three things, not the encoders."""
+        return type(self), (self.ranks, self.pattern, tuple(self.special_ids))
 
     @classmethod
     def train(
@@ -1053,8 +1069,8 @@ class Tokenizer:
             Ids, or one list of ids for each text.
 
         Raises:
-            ValueError: an unknown id or name, a text that is no str, or MAX_SPACE_RUN white-space
-                characters in a row.
+            ValueError: an unknown id or name, a text that is no str, or, where rustbpe is not
+                installed, MAX_SPACE_RUN white-space characters in a row.
         """
         before = [] if prepend is None else [self._one_id(prepend)]
         after = [] if append is None else [self._one_id(append)]
@@ -1062,10 +1078,18 @@ class Tokenizer:
         for i, one in enumerate(texts):
             if not isinstance(one, str):
                 raise ValueError(f"text {i} is {one!r:.60}: expected a str")
-            _check_space_runs(one, "" if isinstance(text, str) else f"text {i}: ")
-        if isinstance(text, str):
-            return before + self._encoding.encode_ordinary(text) + after
-        return [before + ids + after for ids in self._encoding.encode_ordinary_batch(texts)]
+            if self._rust is None:
+                _check_space_runs(one, "" if isinstance(text, str) else f"text {i}: ")
+        rows = [before + ids + after for ids in self._encode_all(texts)]
+        return rows[0] if isinstance(text, str) else rows
+
+    def _encode_all(self, texts: list[str]) -> list[list[int]]:
+        """Encode texts with our crate, on many threads where there is much; else with tiktoken."""
+        if self._rust is None:
+            return [self._encoding.encode_ordinary(text) for text in texts]
+        if sum(map(len, texts)) > PARALLEL_CHARACTERS:
+            return self._rust.batch_encode(texts)
+        return [self._rust.encode(text) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode ids to text: special tokens as their names, invalid UTF-8 as U+FFFD."""
@@ -1447,14 +1471,21 @@ assert tokenizer.decode(special) == "<|bos|><|user_start|><|user_end|>", (
 #
 # **A million spaces.** tiktoken's regex engine keeps a stack entry for each white-space character
 # of a run, and at a million it panics, with an exception that `except Exception` does not catch.
-# One such message would take a server down. Ours refuses well before:
+# One such message would take a server down. Where tiktoken has to do the work, our class refuses well
+# before; the crate's own scanner has no stack and no limit.
 
 # %%
 # NBVAL_CHECK_OUTPUT
+without_rust = Tokenizer(tokenizer.ranks)
+without_rust._rust = None
+spaces = "a" + " " * 600_000
 try:
-    tokenizer.encode("a" + " " * 600_000)
+    without_rust.encode(spaces)
 except ValueError as error:
     print(error)
+if RustTokenizer is not None:
+    assert tokenizer.decode(tokenizer.encode(spaces)) == spaces
+    assert all(tokenizer.encode(text) == without_rust.encode(text) for text in held_out)
 
 # %% [markdown]
 # ## Recap

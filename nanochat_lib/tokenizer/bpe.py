@@ -20,6 +20,7 @@ __all__ = [
     "count_words",
     "count_pairs",
     "train_bpe",
+    "rust_tokenizer",
     "train_ranks",
     "encode_bpe",
     "GPT2_PATTERN",
@@ -180,6 +181,16 @@ def _apply_merge(
     return born
 
 
+def rust_tokenizer() -> type | None:
+    """Return the class that the crate rustbpe offers, or None where it is not installed."""
+    try:
+        # Not `import rustbpe`: in the project's folder that would find the crate's own folder.
+        from rustbpe import Tokenizer
+    except ImportError:
+        return None
+    return Tokenizer
+
+
 def train_ranks(texts: Iterable[str], vocab_size: int, pattern: str) -> dict[bytes, int]:
     """Learn ranks with rustbpe, or with the slower train_bpe where it is not installed.
 
@@ -188,17 +199,15 @@ def train_ranks(texts: Iterable[str], vocab_size: int, pattern: str) -> dict[byt
         vocab_size: tokens in the end, counting the 256 single bytes and no special tokens.
         pattern: regex whose matches are the words that merges stay inside.
     """
-    try:
-        # Not `import rustbpe`: in the project's folder that would find the crate's own folder.
-        from rustbpe import Tokenizer as RustTokenizer
-    except ImportError:
+    rust = rust_tokenizer()
+    if rust is None:
         warnings.warn(
             "rustbpe is not installed: training with the slower Python trainer, same result. "
             "To build it, install Rust and run `pip install ./rustbpe` in the project's folder.",
             stacklevel=3,
         )
         return dict(train_bpe(texts, vocab_size, pattern))
-    trainer = RustTokenizer()
+    trainer = rust()
     trainer.train_from_iterator(texts, vocab_size, pattern=pattern)
     return dict(trainer.get_mergeable_ranks())
 

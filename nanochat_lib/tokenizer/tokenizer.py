@@ -10,10 +10,16 @@ from pathlib import Path
 import tiktoken
 
 from nanochat_lib.common import atomic_write, fingerprint
-from nanochat_lib.tokenizer.bpe import GPT2_PATTERN, SPLIT_PATTERN, read_gpt2_ranks, train_ranks
+from nanochat_lib.tokenizer.bpe import (
+    GPT2_PATTERN,
+    SPLIT_PATTERN,
+    read_gpt2_ranks,
+    rust_tokenizer,
+    train_ranks,
+)
 from nanochat_lib.tokenizer.conversation import conversation_segments
 
-__all__ = ["SPECIAL_TOKENS", "MAX_SPACE_RUN", "Tokenizer"]
+__all__ = ["SPECIAL_TOKENS", "MAX_SPACE_RUN", "PARALLEL_CHARACTERS", "Tokenizer"]
 
 SPECIAL_TOKENS: tuple[str, ...] = (
     "<|bos|>",  # begins every document
@@ -28,8 +34,9 @@ SPECIAL_TOKENS: tuple[str, ...] = (
 )
 
 # tiktoken's regex engine keeps a stack entry for each white-space character of a run; at a million
-# it panics.
+# it panics. Our crate has no such limit.
 MAX_SPACE_RUN = 500_000
+PARALLEL_CHARACTERS = 1_000_000  # below, starting threads costs more than they save
 
 
 class Tokenizer:
@@ -67,7 +74,13 @@ class Tokenizer:
         self._encoding = tiktoken.Encoding(
             "nanochat", pat_str=pattern, mergeable_ranks=ranks, special_tokens=self.special_ids
         )
+        rust = rust_tokenizer()
+        self._rust = rust.from_mergeable_ranks(ranks, pattern) if rust else None
         self.hash = fingerprint(self._description())
+
+    def __reduce__(self) -> tuple:
+        """Copy and pickle the three things, not the encoders."""
+        return type(self), (self.ranks, self.pattern, tuple(self.special_ids))
 
     @classmethod
     def train(
@@ -171,8 +184,8 @@ class Tokenizer:
             Ids, or one list of ids for each text.
 
         Raises:
-            ValueError: an unknown id or name, a text that is no str, or MAX_SPACE_RUN white-space
-                characters in a row.
+            ValueError: an unknown id or name, a text that is no str, or, where rustbpe is not
+                installed, MAX_SPACE_RUN white-space characters in a row.
         """
         before = [] if prepend is None else [self._one_id(prepend)]
         after = [] if append is None else [self._one_id(append)]
@@ -180,10 +193,18 @@ class Tokenizer:
         for i, one in enumerate(texts):
             if not isinstance(one, str):
                 raise ValueError(f"text {i} is {one!r:.60}: expected a str")
-            _check_space_runs(one, "" if isinstance(text, str) else f"text {i}: ")
-        if isinstance(text, str):
-            return before + self._encoding.encode_ordinary(text) + after
-        return [before + ids + after for ids in self._encoding.encode_ordinary_batch(texts)]
+            if self._rust is None:
+                _check_space_runs(one, "" if isinstance(text, str) else f"text {i}: ")
+        rows = [before + ids + after for ids in self._encode_all(texts)]
+        return rows[0] if isinstance(text, str) else rows
+
+    def _encode_all(self, texts: list[str]) -> list[list[int]]:
+        """Encode texts with our crate, on many threads where there is much; else with tiktoken."""
+        if self._rust is None:
+            return [self._encoding.encode_ordinary(text) for text in texts]
+        if sum(map(len, texts)) > PARALLEL_CHARACTERS:
+            return self._rust.batch_encode(texts)
+        return [self._rust.encode(text) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode ids to text: special tokens as their names, invalid UTF-8 as U+FFFD."""

@@ -1,7 +1,9 @@
 """The Tokenizer: round trips, files, special tokens no text can reach, conversations and masks."""
 
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 import types
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat_lib.tokenizer.bpe import encode_bpe, split_pattern, train_bpe
+from nanochat_lib.tokenizer.bpe import encode_bpe, rust_tokenizer, split_pattern, train_bpe
 from nanochat_lib.tokenizer.conversation import conversation_segments
 from nanochat_lib.tokenizer.tokenizer import MAX_SPACE_RUN, SPECIAL_TOKENS, Tokenizer
 
@@ -22,6 +24,7 @@ TEXTS = [
     "Beryl and Oskar bought seven green turnips; how much did the turnips cost them?",
 ] * 5
 TOKENIZER = Tokenizer.train(TEXTS, vocab_size=330)
+needs_rust = pytest.mark.skipif(rust_tokenizer() is None, reason="rustbpe is not built here")
 TOOL_ANSWER = [
     {"type": "text", "text": "I count: "},
     {"type": "python", "text": "12*12"},
@@ -144,15 +147,55 @@ def test_unknown_names_are_named():
             call("<|system|>")
 
 
-def test_long_runs_of_space_are_refused_before_the_encoder_panics():
+def without_rust(tokenizer: Tokenizer = TOKENIZER) -> Tokenizer:
+    """The same tokenizer as it is where rustbpe is not installed."""
+    other = copy.copy(tokenizer)
+    other._rust = None
+    return other
+
+
+def test_long_runs_of_space_are_refused_before_tiktoken_panics():
+    slow = without_rust()
     with pytest.raises(ValueError, match="500,001 white-space characters in a row from 1"):
-        TOKENIZER.encode("a" + " " * (MAX_SPACE_RUN + 1))
-    with pytest.raises(ValueError, match="in a row"):
-        TOKENIZER.encode(["a", "\u3000" * MAX_SPACE_RUN])
+        slow.encode("a" + " " * (MAX_SPACE_RUN + 1))
     with pytest.raises(ValueError, match="text 1: 500,000 white-space characters"):
-        TOKENIZER.encode(["a", "\u3000" * MAX_SPACE_RUN])
+        slow.encode(["a", "\u3000" * MAX_SPACE_RUN])
     nearly = (" " * (MAX_SPACE_RUN - 1) + "a") * 2
-    assert TOKENIZER.decode(TOKENIZER.encode(nearly)) == nearly
+    assert slow.decode(slow.encode(nearly)) == nearly
+
+
+@needs_rust
+def test_our_crate_takes_any_run_of_space():
+    for text in ("a" + " " * 3_000_000, "\u3000" * 3_000_000, "\n" * 2_000_000 + "x"):
+        assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+
+
+@needs_rust
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text(st.characters(), max_size=60), max_size=4))
+def test_both_encoders_give_the_same_ids(texts):
+    assert TOKENIZER.encode(texts) == without_rust().encode(texts)
+    assert [TOKENIZER.encode(text) for text in texts] == TOKENIZER.encode(texts)
+
+
+@needs_rust
+def test_both_encoders_agree_on_many_threads_and_on_surrogates(monkeypatch):
+    texts = [text * 3 for text in TEXTS] + [
+        "half \ud83d a pair",
+        "a pair \ud83d\ude00",
+        "\u200d\u0301e",
+    ]
+    expected = without_rust().encode(texts, prepend="<|bos|>")
+    assert TOKENIZER.encode(texts, prepend="<|bos|>") == expected
+    monkeypatch.setattr("nanochat_lib.tokenizer.tokenizer.PARALLEL_CHARACTERS", 0)
+    assert TOKENIZER.encode(texts, prepend="<|bos|>") == expected
+
+
+def test_a_copy_and_a_pickle_are_the_same_tokenizer():
+    for other in (copy.deepcopy(TOKENIZER), pickle.loads(pickle.dumps(TOKENIZER))):
+        assert other.hash == TOKENIZER.hash and other.encode("the cat") == TOKENIZER.encode(
+            "the cat"
+        )
 
 
 def test_token_bytes():
@@ -329,10 +372,11 @@ def test_works_without_rustbpe(monkeypatch, stand_in):
     with pytest.warns(UserWarning, match="rustbpe is not installed") as caught:
         slow = Tokenizer.train(iter(TEXTS), vocab_size=330)
     assert len(caught) == 1 and slow.hash == TOKENIZER.hash
+    assert slow.encode("What is 12?") == TOKENIZER.encode("What is 12?")
 
 
+@needs_rust
 def test_no_warning_with_rustbpe():
-    pytest.importorskip("rustbpe", reason="rustbpe is not built here")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Tokenizer.train(TEXTS, vocab_size=300)
