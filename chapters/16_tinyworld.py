@@ -540,7 +540,7 @@ def story_document(world: World, rng: random.Random) -> str:
 print(story_document(world, local_generator(2)))
 
 # %% [markdown]
-# Lists look silly and matter most. To answer "which letter stands behind *soup*?" a model must look back, find the
+# Lists look silly. To answer "which letter stands behind *soup*?" a model must look back, find the
 # word and copy what followed it. The circuit that does this, an induction head (Olsson et al., arXiv:2209.11895), forms suddenly,
 # and in a small model late. Documents that can only be predicted by copying make it form early, so our curriculum begins with
 # nothing else.
@@ -581,9 +581,9 @@ for seed in (3, 4, 7):
     print(list_document(world, local_generator(seed)))
 
 # %% [markdown]
-# The last two kinds prepare skills: letters of made-up words, and word problems with their numbers picked out. Text must
-# not show the very strings that a conversation will continue otherwise. Our first version wrote the sum out, `24/6=4`, and
-# after fine-tuning the model went on to write `=` and a guess where it should have called the calculator: 4% right.
+# The last two kinds prepare skills: letters of made-up words, and word problems with their numbers picked out. The sum itself,
+# `24/6=4`, is not written out: in conversations the calculator will come in between, and text should not show the very
+# strings that a conversation will continue otherwise. (The end of the chapter asks whether that matters.)
 
 
 # %%
@@ -859,10 +859,8 @@ assert not facts.evaluate(example, " ".join(example["values"])), "naming everyth
 # ### Multiple choice: the fact, then the letter
 #
 # With four options the model answers in two steps: it says the fact, then copies the letter that stands behind the word
-# it has just said. Asked for the letter at once, a small model stays at chance: it would have to recall the fact and
-# look it up in a single pass, without a word to hold on to. This is chain of thought at its smallest. The letter stands right
-# behind its option, so that copying what followed the word is all it takes; with a bracket in between, the same model stayed
-# at chance for longer than our budget lasts.
+# it has just said. Asked for the letter at once, it would have to recall the fact and look it up in a single pass, without a
+# word to hold on to. This is chain of thought at its smallest; what it is worth stands at the end of the chapter.
 
 
 # %%
@@ -1262,6 +1260,39 @@ tested = {tests["facts"][i]["messages"][1]["content"] for i in range(len(tests["
 assert not trained & tested, f"asked in both: {sorted(trained & tested)[:3]}"
 
 # %% [markdown]
+# ## What is each idea worth?
+#
+# Four times this chapter said "because": lists come first, sums are not written out, the letter comes after the fact and stands
+# right behind its option. Reasons are cheap. `make study-tinyworld` runs the whole laptop profile again, each time without one of
+# these ideas, and keeps the held-out scores:
+
+# %%
+import json
+
+from nanochat_lib.course.manifest import library_root
+
+path = library_root() / "records/tinyworld/ablations.json"
+ablations = json.loads(path.read_text(encoding="utf-8"))
+columns = ("facts", "multiple_choice", "word_problems", "spelling")
+print(f"{'':20}" + "".join(f"{column:>20}" for column in columns))
+for variant, record in sorted(ablations.items()):
+    cells = [
+        f"{100 * score['accuracy']:.0f} [{100 * score['low']:.0f}, {100 * score['high']:.0f}]"
+        for score in (record["tasks"][column] for column in columns)
+    ]
+    print(f"{variant:20}" + "".join(f"{cell:>20}" for cell in cells))
+at_once, as_it_is = (
+    ablations[v]["tasks"]["multiple_choice"] for v in ("letter_at_once", "as_it_is")
+)
+assert at_once["low"] < 0.25 < 0.8 < as_it_is["low"], "the letter alone should be near chance"
+
+# %% [markdown]
+# One idea of the four carries everything: without the fact before the letter, multiple choice is at chance. The other three cannot
+# be seen. A bracket does no harm, sums written out do no harm, and without lists at the start the model copies as well in the end
+# (its heads have offset keys, chapter `attention`, and can copy from the first step). Spelling without them is a little lower, and
+# its interval just touches. One run each, so small differences mean nothing; but a reason that convinced its author was wrong three
+# times out of four. That is what ablations are for, and why they are run again when the model changes.
+#
 # ## Cost
 #
 # Generating text must not slow down training. How long does one conversation take?
