@@ -309,7 +309,7 @@ def plain(folder, inputs):
     for i in range(20):
         (folder / f"{i}.txt").write_text(str(i))
         time.sleep(0.005)
-    return {"files": len(list(folder.iterdir()))}
+    return {"files": len(list(folder.glob("*.txt")))}  # not the clock, which comes after a second
 
 def resuming(folder, inputs):
     files = sorted((inputs["plain"]).glob("*.txt"))
