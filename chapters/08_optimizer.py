@@ -346,10 +346,10 @@ plt.tight_layout()
 plt.show()
 
 # %% [markdown]
-# *Sixteen steps from the same start. Blue zigzags and orange swings in, on the right as on the left;
-# green runs straight on the left and takes a long way round on the right: Adam's rates are tied to the
-# axes, and the axes of the right panel mean nothing to the valley.* Turn the paths of the right panel
-# back, and lay them over those of the left:
+# *Sixteen steps from the same start. Blue and orange cross the valley on the right as they do on the
+# left. Green's first step is one unit in each weight, whichever way the valley lies: Adam's rates are
+# tied to the axes, and the axes of the right panel mean nothing to the valley.* Turn the paths of the
+# right panel back, and lay them over those of the left:
 
 # %%
 for name, make in candidates.items():

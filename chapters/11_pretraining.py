@@ -1252,7 +1252,9 @@ for (depth, seed), colour in zip(results, ("tab:blue", "tab:orange", "tab:orange
     right.plot(results[depth, seed]["params"], bits[-1], "o", color=colour)
 left.set(xlabel="step of 1,024 tokens", ylabel="validation bits per byte")
 left.legend(frameon=False, fontsize=8)
-right.set(xlabel="parameters", xscale="log")
+right.set(xlabel="parameters (thousands)", xscale="log")
+right.minorticks_off()
+right.set_xticks([50_000, 100_000, 200_000, 400_000], ["50", "100", "200", "400"])
 plt.tight_layout()
 plt.show()
 

@@ -120,8 +120,9 @@ check_resemblance()
 # per letter twice: on `test`, which leaked, and on `fresh`, documents of the same kind that did not.
 # Runs stay inside a document, and the first four letters of a document cost nothing and do not count.
 #
-# Then say what you saw: after how many copies does the leaked score look like a breakthrough, and what
-# did the model really learn? (Your words are yours; the grader looks at the numbers.)
+# Then say what you saw: more text to count helps both scores, so which part of the gain is memory? After
+# how many copies does the leaked score look like a breakthrough? (Your words are yours; the grader looks
+# at the numbers.)
 
 
 # %%
@@ -144,7 +145,7 @@ def leak_curve(
 
 
 # %%
-# alt: bits per letter over copies of the test in training: the leaked test falls steeply, fresh text stays where it was
+# alt: bits per letter over copies of the test in training: both fall, the leaked test far below fresh text
 def check_leak_curve() -> None:
     """A case by hand, then the curve on docstrings."""
     [(got, other)] = leak_curve(["abcde"], ["abcde"], ["zzzzz"], [1])

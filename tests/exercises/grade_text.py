@@ -75,7 +75,7 @@ def grade_resemblance(module) -> None:
 
 
 def grade_leak_curve(module) -> None:
-    """By hand; then the leaked score must fall with each copy, and the fresh one must not follow."""
+    """By hand; then the leaked score must fall with each copy, and much further than the fresh one."""
     got = module.leak_curve(["abcde"], ["abcde"], ["zzzzz"], [0, 1, 3])
     for (test, fresh), number in zip(got, (0, 1, 3)):
         want = -math.log2((number + 2) / (number + 257))
