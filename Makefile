@@ -9,7 +9,7 @@ HAND_WRITTEN := $(wildcard chapters solutions tests rustbpe/bench studies)
 NOTEBOOKS = $(wildcard chapters/*.ipynb solutions/*.ipynb)
 ONE_THREAD := OMP_NUM_THREADS=1 MPLBACKEND=agg HF_HUB_OFFLINE=1
 
-.PHONY: help setup speedrun test lint check rust unit notebooks smoke bench-tokenizer bench-ideas study-tinyworld pictures lock clean
+.PHONY: help setup speedrun test lint check rust unit notebooks smoke bench-tokenizer bench-ideas bench-training study-tinyworld pictures lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | while IFS='|' read -r target text; \
@@ -53,6 +53,9 @@ bench-tokenizer: setup  ## time rustbpe beside its peers; README=1 writes the ta
 
 bench-ideas: setup  ## take one idea at a time out of rustbpe, and write what it bought into its README
 	@$(BIN)/python rustbpe/bench/ideas.py
+
+bench-training: setup  ## time training steps, beside nanochat's where NANOCHAT_CHECKOUT names a checkout
+	@$(BIN)/python studies/training_speed.py
 
 study-tinyworld: setup  ## run the laptop profile five times, each without one idea of TinyWorld (half an hour)
 	@$(BIN)/python studies/tinyworld.py
