@@ -1058,7 +1058,7 @@ class Tokenizer:
         prepend: int | str | None = None,
         append: int | str | None = None,
     ) -> list[int] | list[list[int]]:
-        """Encode ordinary text, or a list in parallel; names of special tokens are just characters.
+        """Encode ordinary text, or a list of texts; names of special tokens are just characters.
 
         Args:
             text: one text or several.
@@ -1084,12 +1084,13 @@ class Tokenizer:
         return rows[0] if isinstance(text, str) else rows
 
     def _encode_all(self, texts: list[str]) -> list[list[int]]:
-        """Encode texts with our crate, on many threads where there is much; else with tiktoken."""
-        if self._rust is None:
-            return [self._encoding.encode_ordinary(text) for text in texts]
+        """Encode with our crate, or with tiktoken; on many threads where there is much."""
+        one, many = self._encoding.encode_ordinary, self._encoding.encode_ordinary_batch
+        if self._rust is not None:
+            one, many = self._rust.encode, self._rust.batch_encode
         if sum(map(len, texts)) > PARALLEL_CHARACTERS:
-            return self._rust.batch_encode(texts)
-        return [self._rust.encode(text) for text in texts]
+            return many(texts)
+        return [one(text) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode ids to text: special tokens as their names, invalid UTF-8 as U+FFFD."""
@@ -1306,8 +1307,8 @@ plt.show()
 # %% [markdown]
 # *On the held-out documents each doubling of the vocabulary adds less than the one before. To a stranger
 # all five together add less than the first alone adds to them: German words are not among the pieces,
-# and its umlauts fall into two bytes.* Every token costs the same compute, so the German user waits longer for the same sentence and
-# fills the window sooner. Which text trains the tokenizer is a decision about people.
+# and its umlauts fall into two bytes.* Every token costs the same compute, so the German user waits
+# longer for the same sentence and fills the window sooner. Which text trains the tokenizer is a decision about people.
 
 # %%
 for name, values in compression.items():
@@ -1498,5 +1499,5 @@ if RustTokenizer is not None:
 # Now in the library: `train_bpe`, `encode_bpe`, `split_pattern` in `nanochat_lib.tokenizer.bpe`,
 # the rules of conversations in `tokenizer.conversation`, and `Tokenizer` in `tokenizer.tokenizer`.
 # The exercises ask you to undo a merge list, to print a stream without broken characters, and to see who
-# pays for a vocabulary. The next chapter needs `encode`, and `token_bytes` for the yardstick that compares models across
-# vocabularies.
+# pays for a vocabulary. The next chapter needs `encode`, and `token_bytes` for the yardstick that
+# compares models across vocabularies.

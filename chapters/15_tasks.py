@@ -1240,8 +1240,9 @@ assert not any(gsm8k.evaluate(gsm8k[0], text) for text in must_fail), "the grade
 # %% [markdown]
 # ## Recap
 #
-# A task builds conversations on demand and grades responses, and a score means little without the floor beside it. A grader that accepts
-# wrong answers is worse than none, since training will find the hole.
+# A task builds conversations on demand and grades responses, and a score means little without the
+# floor beside it. A grader that accepts wrong answers is worse than none, since training will find the
+# hole.
 #
 # In the library now: `nanochat_lib.tasks.base` (`Task`, `TaskSlice`, `TaskSequence`, `TaskMixture`),
 # `tasks.multiple_choice`, `tasks.arc`, `tasks.mmlu`, `tasks.gsm8k`, `tasks.smoltalk`,

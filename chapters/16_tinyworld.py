@@ -542,8 +542,8 @@ print(story_document(world, local_generator(2)))
 # %% [markdown]
 # Lists look silly. To answer "which letter stands behind *soup*?" a model must look back, find the
 # word and copy what followed it. The circuit that does this, an induction head (Olsson et al., arXiv:2209.11895), forms suddenly,
-# and in a small model late. Documents that can only be predicted by copying make it form early, so our curriculum begins with
-# nothing else.
+# and in a small model late. Documents that can only be predicted by copying should make it form early, so our curriculum
+# begins with nothing else. (Whether it matters, too, stands at the end.)
 
 
 # %%
@@ -1287,11 +1287,10 @@ at_once, as_it_is = (
 assert at_once["low"] < 0.25 < 0.8 < as_it_is["low"], "the letter alone should be near chance"
 
 # %% [markdown]
-# One idea of the four carries everything: without the fact before the letter, multiple choice is at chance. The other three cannot
-# be seen. A bracket does no harm, sums written out do no harm, and without lists at the start the model copies as well in the end
-# (its heads have offset keys, chapter `attention`, and can copy from the first step). Spelling without them is a little lower, and
-# its interval just touches. One run each, so small differences mean nothing; but a reason that convinced its author was wrong three
-# times out of four. That is what ablations are for, and why they are run again when the model changes.
+# One idea of the four can be seen: without the fact before the letter, multiple choice is at chance. The other three cannot. A bracket does no harm, sums written out do no harm, and without lists at the start the model copies as well in the end
+# (its heads have offset keys, chapter `attention`, and can copy from the first step). Spelling without them is lower, but the
+# intervals overlap. One run each, so small differences mean nothing; and three good reasons out of four left no trace in the scores.
+# That is what ablations are for, and why they are run again when the model changes.
 #
 # ## Cost
 #

@@ -712,7 +712,7 @@ def missing_cells(fresh: Path, name: str, known: str) -> list[tuple[str, str]]:
     for cell in cells[:first]:
         for node in ast.parse(cell.code).body if cell.kind == "code" else []:
             statement = ast.get_source_segment(cell.code, node)
-            set_up += [statement] if statement not in known else []
+            set_up += [statement] if f"\n{statement}\n" not in f"\n{known}\n" else []
     heads = [n for n, c in enumerate(cells) if c.kind == "markdown" and c.source.startswith("## ")]
     stub = next(n for n, cell in enumerate(cells) if f"def {name}(" in cell.source)
     begin = max((n for n in heads if n < stub), default=stub)

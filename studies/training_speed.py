@@ -1,6 +1,6 @@
 """Time whole training steps of our GPT, in one run beside nanochat's where NANOCHAT_CHECKOUT names a checkout.
 
-`make bench-training` prints a table and writes records/training/speed.json. Each measurement is a process of its
+`make bench-training` prints a table; with --record it is also kept in records/training/speed.json. Each measurement is a process of its
 own: a model with random tokens, forward, backward, optimizer. Cold start is the first step with all that it triggers
 (compiling, allocating); the rate is the median of the steps after it; memory is the process's peak. Both sides take
 turns, and the middle of their runs is shown.
@@ -136,9 +136,10 @@ def has_bf16() -> bool:
 
 
 def main() -> None:
-    """Measure the chosen cases, print them with ratios, and keep them."""
+    """Measure the chosen cases and print them with ratios."""
     command = argparse.ArgumentParser(description=__doc__)
     command.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
+    command.add_argument("--record", action="store_true", help="keep the table in records/")
     command.add_argument("--one", nargs=3, metavar=("WHOSE", "CASE", "MODE"))
     options = command.parse_args()
     if options.one:
@@ -177,6 +178,8 @@ def main() -> None:
                     f"{found['cold_seconds']:>7}s{found['peak_mb']:>7,} MB{ratio:>7}",
                     flush=True,
                 )
+    if not options.record:
+        return
     kept = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
     same = kept.get("machine") == record["machine"]  # cases measured elsewhere are not mixed in
     atomic_write(RECORD, json.dumps((kept if same else {}) | record, indent=1) + "\n")

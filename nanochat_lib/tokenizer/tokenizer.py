@@ -173,7 +173,7 @@ class Tokenizer:
         prepend: int | str | None = None,
         append: int | str | None = None,
     ) -> list[int] | list[list[int]]:
-        """Encode ordinary text, or a list in parallel; names of special tokens are just characters.
+        """Encode ordinary text, or a list of texts; names of special tokens are just characters.
 
         Args:
             text: one text or several.
@@ -199,12 +199,13 @@ class Tokenizer:
         return rows[0] if isinstance(text, str) else rows
 
     def _encode_all(self, texts: list[str]) -> list[list[int]]:
-        """Encode texts with our crate, on many threads where there is much; else with tiktoken."""
-        if self._rust is None:
-            return [self._encoding.encode_ordinary(text) for text in texts]
+        """Encode with our crate, or with tiktoken; on many threads where there is much."""
+        one, many = self._encoding.encode_ordinary, self._encoding.encode_ordinary_batch
+        if self._rust is not None:
+            one, many = self._rust.encode, self._rust.batch_encode
         if sum(map(len, texts)) > PARALLEL_CHARACTERS:
-            return self._rust.batch_encode(texts)
-        return [self._rust.encode(text) for text in texts]
+            return many(texts)
+        return [one(text) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode ids to text: special tokens as their names, invalid UTF-8 as U+FFFD."""
