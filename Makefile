@@ -7,9 +7,10 @@ BIN := .venv/bin
 RUN := PYTHON="$(PYTHON)" bash .ci/setup
 HAND_WRITTEN := $(wildcard chapters solutions tests rustbpe/bench studies)
 NOTEBOOKS = $(wildcard chapters/*.ipynb solutions/*.ipynb)
+CALM := GOMP_SPINCOUNT=10000
 ONE_THREAD := OMP_NUM_THREADS=1 MPLBACKEND=agg HF_HUB_OFFLINE=1
 
-.PHONY: help setup speedrun test lint check rust unit notebooks smoke bench-tokenizer bench-ideas bench-training study-tinyworld pictures lock clean
+.PHONY: help setup speedrun test lint check rust unit notebooks smoke bench-tokenizer bench-ideas bench-training study-speed study-quality study-tinyworld pictures lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | while IFS='|' read -r target text; \
@@ -54,8 +55,14 @@ bench-tokenizer: setup  ## time rustbpe beside its peers; README=1 writes the ta
 bench-ideas: setup  ## take one idea at a time out of rustbpe, and write what it bought into its README
 	@$(BIN)/python rustbpe/bench/ideas.py
 
-bench-training: setup  ## time training steps, beside nanochat's where NANOCHAT_CHECKOUT names a checkout
-	@$(BIN)/python studies/training_speed.py
+bench-training: setup  ## time training steps beside our first ones, and nanochat's where NANOCHAT_CHECKOUT names a checkout
+	@$(CALM) $(BIN)/python studies/training_speed.py
+
+study-speed: setup  ## take the laptop's training step apart for the chapter on speed (five minutes; measure alone)
+	@$(CALM) $(BIN)/python studies/training_step.py
+
+study-quality: setup  ## run the laptop profile the plain and the fast way, three seeds each (half an hour)
+	@$(BIN)/python studies/training_quality.py
 
 study-tinyworld: setup  ## run the laptop profile five times, each without one idea of TinyWorld (half an hour)
 	@$(BIN)/python studies/tinyworld.py

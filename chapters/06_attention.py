@@ -318,9 +318,9 @@ assert torch.tensor(257.0).bfloat16() == 256
 
 # %% [markdown]
 # Which channels form a pair? Any fixed choice does, as the layer that makes queries and keys can
-# permute its outputs. We pair channel $i$ with channel $i + D/2$: two slices, where neighbours
-# would need an interleaved copy. It has to be the same choice as in any program that will load our
-# weights.
+# permute its outputs. We pair channel $i$ with channel $i + D/2$, so a channel's partner lies half
+# a vector away: one `roll` fetches all partners at once. It has to be the same choice as in any
+# program that will load our weights.
 
 
 # %%
@@ -342,10 +342,10 @@ def apply_rope(
 
     Source: Su et al. 2021 (arXiv:2104.09864), eq. 34, with halves instead of neighbours as pairs.
     """
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)  # one angle for all heads: (..., T, 1, D/2)
-    turned = torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
-    return turned.to(x.dtype)
+    cos = torch.cat((cos, cos), dim=-1).unsqueeze(-2)  # one angle for all heads: (..., T, 1, D)
+    sin = torch.cat((sin, -sin), dim=-1).unsqueeze(-2)
+    partner = x.roll(x.size(-1) // 2, dims=-1)  # of channel i: i + D/2, and the other way round
+    return (x * cos + partner * sin).to(x.dtype)
 
 
 # %% [markdown]
@@ -639,8 +639,38 @@ class AttentionCache(Protocol):
 
 
 # %% [markdown]
+# The fused kernel, with its two switches thrown by what it is given: without a mask it is causal, and
+# with fewer key heads than query heads it shares them.
+
+
+# %%
+#| export
+def fused_attention(
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B G S D"],
+    v: Float[Tensor, "B G S D"],
+    mask: Bool[Tensor, "*rows T S"] | None = None,
+) -> Float[Tensor, "B H T D"]:
+    """Average the values as naive_attention does, without keeping the weights.
+
+    Args:
+        q: queries, shape (B, H, T, D).
+        k: keys, shape (B, G, S, D); H is a multiple of G, and query head h reads key head h * G // H.
+        v: values, the same shape.
+        mask: True where the query may read the key; None for causal, with S = T.
+
+    Returns:
+        The outputs, shape (B, H, T, D).
+    """
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=k.size(1) < q.size(1)
+    )
+
+
+# %% [markdown]
 # Now the whole layer: make queries, keys and values with three matrices, rotate, normalize,
-# attend, and mix the heads with a fourth matrix. No biases anywhere. Names are those of GPT-2.
+# attend, and mix the heads with a fourth matrix. No biases anywhere. Names are those of GPT-2. The
+# kernel is an attribute, because chapter `speed` finds one that is faster on some processors.
 
 
 # %%
@@ -648,11 +678,12 @@ class AttentionCache(Protocol):
 class CausalSelfAttention(nn.Module):
     """Let every token read itself and earlier tokens, with n_head queries a token."""
 
+    attend = staticmethod(fused_attention)
+
     def __init__(self, config: AttentionConfig, layer_idx: int):
         super().__init__()
         self.layer_idx = layer_idx
         self.head_dim = config.head_dim
-        self.shares_keys = config.n_kv_head < config.n_head
         self.key_offset = config.key_offset
         kv_width = config.n_kv_head * config.head_dim
         self.c_q = nn.Linear(config.n_embd, config.n_embd, bias=False)
@@ -685,14 +716,8 @@ class CausalSelfAttention(nn.Module):
             mask = kv_cache.attention_mask(x.size(1))
         if self.key_offset:
             k = offset_keys(k)
-        y = F.scaled_dot_product_attention(
-            q.transpose(1, 2),  # (B, H, T, D)
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            attn_mask=mask,
-            is_causal=mask is None,
-            enable_gqa=self.shares_keys,
-        )
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, T, D)
+        y = self.attend(q, k, v, mask)
         return self.c_proj(y.transpose(1, 2).reshape(x.shape))
 
 
@@ -980,7 +1005,7 @@ print("leaky: ", first_change(lambda x: naive_attention(x, x, x, off_by_one)[0])
 # Attention is a weighted average in which each token computes its own weights from queries and
 # keys; a mask keeps it honest, rotations tell it distances, and a norm on queries and keys bounds
 # its scores; keys stored one place later make it copy. `causal_mask`, `naive_attention`,
-# `rope_tables`, `apply_rope`, `rms_norm`, `offset_keys`, `AttentionConfig`, `AttentionCache` and `CausalSelfAttention` are now in
+# `rope_tables`, `apply_rope`, `rms_norm`, `offset_keys`, `fused_attention`, `AttentionConfig`, `AttentionCache` and `CausalSelfAttention` are now in
 # `nanochat_lib.model.attention`. In the exercises you keep packed documents from reading each
 # other, compute attention block by block without ever holding a row of weights, and train a head
 # without rotations to see what it cannot do. The next chapter stacks this layer into a GPT.

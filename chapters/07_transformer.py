@@ -218,7 +218,7 @@ class Smear(nn.Module):
         if previous is not None:
             shifted = torch.cat((previous, x[:, :-1]), dim=1)
         gate = self.scale * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))  # (B, T, 1)
-        return x + gate * shifted
+        return x + gate.to(x.dtype) * shifted
 
 
 # %% [markdown]
@@ -467,6 +467,34 @@ class GPT(nn.Module):
             for block in self.blocks:
                 block.attn.copy_queries_to_keys()
 
+    def hidden(
+        self, idx: Int[Tensor, "B T"], kv_cache: AttentionCache | None = None
+    ) -> Float[Tensor, "B T C"]:
+        """Return what the head reads: the stream after the last block, normalized.
+
+        Args:
+            idx: token ids, int64, shape (B, T).
+            kv_cache: what earlier calls have read; idx then holds only the new tokens.
+
+        Raises:
+            ValueError: idx is longer than sequence_len.
+        """
+        n_new, longest = idx.size(1), self.config.sequence_len
+        if n_new > longest:
+            raise ValueError(f"{n_new} tokens do not fit sequence_len={longest}: crop the input")
+        cos, sin = self.cos[:n_new], self.sin[:n_new]
+        if kv_cache is not None:
+            positions = kv_cache.positions(n_new)
+            cos, sin = self.cos[positions], self.sin[positions]  # (B, T, D/2)
+        x = embeddings = rms_norm(self.wte(idx))
+        if self.smear is not None:
+            x = self.smear(x, None if kv_cache is None else kv_cache.previous_embedding)
+        for block in self.blocks:
+            x = block(x, cos, sin, kv_cache)
+        if kv_cache is not None:
+            kv_cache.advance(n_new, None if self.smear is None else embeddings)
+        return rms_norm(x)
+
     def forward(
         self,
         idx: Int[Tensor, "B T"],
@@ -485,21 +513,7 @@ class GPT(nn.Module):
         Raises:
             ValueError: idx is longer than sequence_len, or the reduction is unknown.
         """
-        n_new, longest = idx.size(1), self.config.sequence_len
-        if n_new > longest:
-            raise ValueError(f"{n_new} tokens do not fit sequence_len={longest}: crop the input")
-        cos, sin = self.cos[:n_new], self.sin[:n_new]
-        if kv_cache is not None:
-            positions = kv_cache.positions(n_new)
-            cos, sin = self.cos[positions], self.sin[positions]  # (B, T, D/2)
-        x = embeddings = rms_norm(self.wte(idx))
-        if self.smear is not None:
-            x = self.smear(x, None if kv_cache is None else kv_cache.previous_embedding)
-        for block in self.blocks:
-            x = block(x, cos, sin, kv_cache)
-        if kv_cache is not None:
-            kv_cache.advance(n_new, None if self.smear is None else embeddings)
-        logits = self.lm_head(rms_norm(x))[..., : self.config.vocab_size].float()
+        logits = self.lm_head(self.hidden(idx, kv_cache))[..., : self.config.vocab_size].float()
         logits = self.config.softcap * torch.tanh(logits / self.config.softcap)
         return logits if targets is None else token_losses(logits, targets, loss_reduction)
 

@@ -28,6 +28,7 @@
 # %%
 #| export
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -309,6 +310,74 @@ for (x, y), (x_expected, y_expected) in zip((next(again), next(again)), expected
     assert torch.equal(x, x_expected) and torch.equal(y, y_expected), "is the buffer in the state?"
 
 # %% [markdown]
+# ## The next batch while this one is learned
+#
+# Reading, tokenizing and packing take Python's time, and the step would wait for them. A second thread
+# can do them while the step computes: most of a step runs in C++, which lets other threads go on. The
+# trap is the state. When the step saves, the loader has already read one batch too far, and a resumed
+# run would skip it. So the state is taken *with* each batch, and handed out with it. What is wrong with
+# a batch shows up when it is asked for, not before.
+
+
+# %%
+#| export
+class Prefetch:
+    """Prepare the next batch in another thread; batches, errors and states come as from the loader itself.
+
+    Args:
+        loader: an iterator with state_dict, which returns a copy, and load_state_dict.
+    """
+
+    def __init__(self, loader: Iterator) -> None:
+        self.loader, self._state = loader, loader.state_dict()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._waiting: Future | None = None
+
+    def _prepare(self) -> tuple[tuple | None, dict]:
+        """Take a batch from the loader, None at the end, and the state after it."""
+        return next(self.loader, None), self.loader.state_dict()
+
+    def __iter__(self) -> Iterator[tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]]:
+        return self
+
+    def __next__(self) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+        """Hand out the batch that is ready, or soon will be, and start on the one after it."""
+        waiting, self._waiting = self._waiting or self._pool.submit(self._prepare), None
+        batch, self._state = waiting.result()
+        if batch is None:
+            raise StopIteration
+        self._waiting = self._pool.submit(self._prepare)
+        return batch
+
+    def state_dict(self) -> dict:
+        """Describe the loader as it stood after the last batch that was handed out."""
+        return self._state
+
+    def load_state_dict(self, state: dict) -> None:
+        """Stand where the saved loader stood; what was prepared is dropped."""
+        if self._waiting is not None:
+            self._waiting.exception()  # wait until the thread is done with the loader
+            self._waiting = None
+        self.loader.load_state_dict(state)
+        self._state = self.loader.state_dict()
+
+    def close(self) -> None:
+        """Wait for the thread and end it."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+# %% [markdown]
+# The same check again, with a batch always prepared in advance.
+
+# %%
+ahead = Prefetch(PackingLoader(shards_train, tokenizer, batch_size=8, sequence_len=128))
+alone = PackingLoader(shards_train, tokenizer, batch_size=8, sequence_len=128)
+for _ in range(3):
+    assert all(torch.equal(a, b) for a, b in zip(next(ahead), next(alone)))
+assert ahead.state_dict() == alone.state_dict(), "the state of a batch that nobody has seen"
+ahead.close()
+
+# %% [markdown]
 # ## One step: how large, how fast
 #
 # Now the step. Its sizes and its schedule sit in one frozen dataclass. `total_batch_tokens` is what
@@ -324,13 +393,13 @@ for (x, y), (x_expected, y_expected) in zip((next(again), next(again)), expected
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from nanochat_lib.common import print0
+from nanochat_lib.training.fused import loss_function
 
 
 # %%
@@ -342,7 +411,7 @@ class LoopConfig:
     `steps` updates of `total_batch_tokens` each, in micro-batches of device_batch_size x sequence_len tokens. The
     rate rises over the first warmup_fraction of the steps and falls to final_lr_fraction over the last
     cooldown_fraction. `eval_every` counts steps, 0 for never. `grad_clip` bounds the gradient's norm, 0 for no
-    bound. `dtype` is "auto", "float32" or "bfloat16"; `compile` is "auto", "on" or "off".
+    bound. `dtype` is "auto" or a format that pick_dtype knows; `compile` is "auto", "on" or "off".
     """
 
     steps: int = 1000
@@ -457,7 +526,7 @@ def accumulate_gradient(
     model: Callable[..., Tensor],
     batches: list[tuple[Tensor, Tensor]],
     device: torch.device,
-    amp: AbstractContextManager = nullcontext(),
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Tensor:
     """Add to the gradient as one large batch of all micro-batches would.
 
@@ -467,7 +536,7 @@ def accumulate_gradient(
         model: called as model(inputs, targets), returns the mean loss over targets that are not -1.
         batches: pairs (inputs, targets), int64, shape (B, T) each.
         device: where the model is.
-        amp: an autocast context, or none.
+        scaler: multiplies the loss, and so the gradient, where float16 needs it.
 
     Returns:
         The mean loss over all targets, detached, a scalar on the device.
@@ -475,11 +544,10 @@ def accumulate_gradient(
     counts = [int((targets != -1).sum()) for _, targets in batches]
     total = torch.zeros((), device=device)
     for count, (inputs, targets) in zip(counts, batches):
-        with amp:
-            loss = model(inputs.to(device), targets.to(device))
+        loss = model(inputs.to(device), targets.to(device))
         if len(batches) > 1:
             loss = loss * (count / max(1, sum(counts)))
-        loss.backward()
+        (loss if scaler is None else scaler.scale(loss)).backward()
         total += loss.detach()
     return total
 
@@ -542,11 +610,10 @@ assert length == 5 and torch.allclose(p.grad, torch.tensor([0.6, 0.8]), atol=1e-
 # ## To compile or not
 #
 # `torch.compile` turns the model into fused C++ or GPU code. On a GPU that always pays. On a CPU it
-# needs a C++ compiler and about ten seconds, and takes a GPT of a million parameters from 16 to 21
-# thousand tokens a second (measured on two cores with AMX, November 2026): worth it above some
-# amount of work. The decision must depend on the configuration alone, never on what is left to do,
-# because compiled arithmetic rounds differently and a resumed run has to decide as the first one
-# did.
+# needs a C++ compiler and many seconds before the first step (chapter `speed` has the figures): worth
+# it above some amount of work. The decision must depend on the configuration alone, never on what is
+# left to do, because compiled arithmetic rounds differently and a resumed run has to decide as the
+# first one did.
 
 # %%
 #| export training.step
@@ -577,28 +644,28 @@ def should_compile(model: nn.Module, config: LoopConfig, device: torch.device) -
 # %%
 #| export training.step
 def compile_or_eager(
-    model: nn.Module, config: LoopConfig, device: torch.device, amp: AbstractContextManager
+    model: nn.Module, config: LoopConfig, device: torch.device
 ) -> Callable[..., Tensor]:
-    """Compile the model if it pays and works here; otherwise return it as it is.
+    """Compile the model if it pays and works here; otherwise compute its loss as fast as without.
 
     One forward and backward on zeros shows whether it works; the gradient is thrown away.
     """
     if not should_compile(model, config, device):
-        return model
+        return loss_function(model)
     try:
-        compiled = torch.compile(model, dynamic=False)
+        compiled = loss_function(model, compiled=True)
         zeros = torch.zeros(config.device_batch_size, config.sequence_len, dtype=torch.long)
-        accumulate_gradient(compiled, [(zeros, zeros)], device, amp)
+        accumulate_gradient(compiled, [(zeros, zeros)], device)
     except (RuntimeError, OSError, ImportError) as error:  # the compilers fail in many ways
         print0(f"torch.compile does not work here ({type(error).__name__}): training without it")
-        compiled = model
+        compiled = loss_function(model)
     model.zero_grad(set_to_none=True)
     return compiled
 
 
 # %%
 short = LoopConfig(steps=10, compile="auto")
-assert not should_compile(model, short, cpu), "ten steps never pay back ten seconds"
+assert not should_compile(model, short, cpu), "ten steps never pay back a cold start"
 assert should_compile(model, LoopConfig(steps=10, compile="on"), cpu)
 
 # %% [markdown]
@@ -635,7 +702,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -650,6 +717,8 @@ from nanochat_lib.training.checkpoint import (
     read_meta,
     save_checkpoint,
 )
+from nanochat_lib.training.loader import Prefetch
+from nanochat_lib.training.precision import prepare
 from nanochat_lib.training.progress import ProgressBar, postpone_interrupt
 
 
@@ -739,9 +808,8 @@ class Trainer:
         self.run = Run()
         self.device = next(model.parameters()).device
         dtype = pick_dtype(self.device, config.dtype)
-        self.amp = nullcontext()
-        if dtype != torch.float32:
-            self.amp = torch.autocast(self.device.type, dtype=dtype)
+        prepare(model, optimizers, dtype)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         self.forward: Callable[..., Tensor] = model
 
     def resume(self) -> None:
@@ -753,6 +821,8 @@ class Trainer:
         check_same_run(saved, self.meta, path)
         load_checkpoint(path, self.model, self.optimizers, self.meta.get("tokenizer_hash"))
         self.loader.load_state_dict(saved["loader"])
+        if saved.get("scaler"):
+            self.scaler.load_state_dict(saved["scaler"])
         self.run = Run(saved["step"], saved["losses"], saved["evals"], saved["seconds"])
 
     def step(self) -> Tensor:
@@ -763,14 +833,17 @@ class Trainer:
             if batch is None:
                 raise ValueError(f"the loader ended at step {self.run.step}: let it loop")
             batches.append(batch)
-        loss = accumulate_gradient(self.forward, batches, self.device, self.amp)
+        loss = accumulate_gradient(self.forward, batches, self.device, self.scaler)
         if self.config.grad_clip > 0:
+            for optimizer in self.optimizers:
+                self.scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         factor = lr_multiplier(self.run.step, self.config)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
-            optimizer.step()
+            self.scaler.step(optimizer)
+        self.scaler.update()
         self.model.zero_grad(set_to_none=True)
         self.run.pending.append(loss)
         self.run.step += 1
@@ -807,7 +880,7 @@ class Trainer:
             return
         self.check_weights()
         self.model.eval()
-        with torch.no_grad(), self.amp:
+        with torch.no_grad():
             run.evals.append([run.step, float(evaluate(self.model))])
         self.model.train()
 
@@ -816,6 +889,7 @@ class Trainer:
         self.check_weights()
         history = self.run.history()
         meta = self.meta | history | {"loader": self.loader.state_dict()}
+        meta["scaler"] = self.scaler.state_dict()  # empty unless the format is float16
         save_checkpoint(self.folder, self.run.step, self.model, self.optimizers, meta)
         atomic_write(self.folder / "losses.json", json.dumps(history))
 
@@ -884,15 +958,17 @@ def train(
     Raises:
         ValueError: the folder holds another run, the loader ended early, or the loss is no number.
     """
-    trainer = Trainer(model, optimizers, iter(loader), config, Path(folder), meta)
+    batches = Prefetch(iter(loader))
+    trainer = Trainer(model, optimizers, batches, config, Path(folder), meta)
     trainer.resume()
     run, bar = trainer.run, ProgressBar() if progress == "bar" else None
     report = bar or progress or (lambda info: None)
     if run.step < config.steps:
-        trainer.forward = compile_or_eager(model, config, trainer.device, trainer.amp)
+        trainer.forward = compile_or_eager(model, config, trainer.device)
     before, first, started = run.seconds, run.step, time.perf_counter()
     saved = started
     with postpone_interrupt() as interrupt, ExitStack() as stack:
+        stack.callback(batches.close)
         if bar:
             stack.callback(bar.close)
         trainer.evaluate(evaluate)
@@ -1334,7 +1410,7 @@ for name, resumed in (("without state", forgetful), ("with state", remembering))
 #
 # Packing keeps rows full and clean; weighting by targets keeps gradients honest; and a run that
 # stores everything its next step depends on survives any kill without a trace. The library now has
-# `training.loader`, `training.step`, `training.checkpoint`, `training.progress`, `training.loop`
+# `training.loader` (with `Prefetch`), `training.step`, `training.checkpoint`, `training.progress`, `training.loop`
 # and `training.pretrain`. The exercises ask what a cooldown is worth, how many tokens
 # a batch should hold, and what a model larger than any you trained would reach. The next chapters need a checkpoint to talk to: inference
 # reads it with `load_model`, and fine-tuning continues it through `train`.

@@ -143,23 +143,27 @@ def pick_dtype(device: "torch.device", name: str = "auto") -> "torch.dtype":
 
     Args:
         device: where they will run.
-        name: "auto" (bfloat16 where the hardware multiplies it, else float32), "float32" or
-            "bfloat16".
+        name: "auto" (bfloat16 where the hardware multiplies it, float16 on older GPUs, else
+            float32), "float32", "bfloat16", "float16" or "float8".
 
     Raises:
-        ValueError: the name is none of the three.
+        ValueError: the name is none of these.
     """
     import torch
 
-    if name in ("float32", "bfloat16"):
+    if name in ("float32", "bfloat16", "float16"):
         return getattr(torch, name)
+    if name == "float8":
+        return torch.float8_e4m3fn
     if name != "auto":
-        raise ValueError(f"no number format {name!r} here: try auto, float32 or bfloat16")
+        known = "auto, float32, bfloat16, float16 or float8"
+        raise ValueError(f"no number format {name!r} here: try {known}")
     if device.type == "cuda":
-        has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        has_bf16 = device.type == "cpu" and "amx_bf16" in cpu_features()
-    return torch.bfloat16 if has_bf16 else torch.float32
+        capability = torch.cuda.get_device_capability(device)
+        older = torch.float16 if capability >= (7, 0) else torch.float32
+        return torch.bfloat16 if capability >= (8, 0) else older
+    multiplies = device.type == "cpu" and cpu_features() & {"amx_bf16", "avx512_bf16"}
+    return torch.bfloat16 if multiplies else torch.float32
 
 
 def _check_keys(value: object) -> None:

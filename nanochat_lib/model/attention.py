@@ -18,6 +18,7 @@ __all__ = [
     "offset_keys",
     "AttentionConfig",
     "AttentionCache",
+    "fused_attention",
     "CausalSelfAttention",
 ]
 
@@ -116,10 +117,10 @@ def apply_rope(
 
     Source: Su et al. 2021 (arXiv:2104.09864), eq. 34, with halves instead of neighbours as pairs.
     """
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)  # one angle for all heads: (..., T, 1, D/2)
-    turned = torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
-    return turned.to(x.dtype)
+    cos = torch.cat((cos, cos), dim=-1).unsqueeze(-2)  # one angle for all heads: (..., T, 1, D)
+    sin = torch.cat((sin, -sin), dim=-1).unsqueeze(-2)
+    partner = x.roll(x.size(-1) // 2, dims=-1)  # of channel i: i + D/2, and the other way round
+    return (x * cos + partner * sin).to(x.dtype)
 
 
 def rms_norm(x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
@@ -201,14 +202,37 @@ class AttentionCache(Protocol):
         """Count the new tokens as read, once all layers are done."""
 
 
+def fused_attention(
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B G S D"],
+    v: Float[Tensor, "B G S D"],
+    mask: Bool[Tensor, "*rows T S"] | None = None,
+) -> Float[Tensor, "B H T D"]:
+    """Average the values as naive_attention does, without keeping the weights.
+
+    Args:
+        q: queries, shape (B, H, T, D).
+        k: keys, shape (B, G, S, D); H is a multiple of G, and query head h reads key head h * G // H.
+        v: values, the same shape.
+        mask: True where the query may read the key; None for causal, with S = T.
+
+    Returns:
+        The outputs, shape (B, H, T, D).
+    """
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=k.size(1) < q.size(1)
+    )
+
+
 class CausalSelfAttention(nn.Module):
     """Let every token read itself and earlier tokens, with n_head queries a token."""
+
+    attend = staticmethod(fused_attention)
 
     def __init__(self, config: AttentionConfig, layer_idx: int):
         super().__init__()
         self.layer_idx = layer_idx
         self.head_dim = config.head_dim
-        self.shares_keys = config.n_kv_head < config.n_head
         self.key_offset = config.key_offset
         kv_width = config.n_kv_head * config.head_dim
         self.c_q = nn.Linear(config.n_embd, config.n_embd, bias=False)
@@ -241,12 +265,6 @@ class CausalSelfAttention(nn.Module):
             mask = kv_cache.attention_mask(x.size(1))
         if self.key_offset:
             k = offset_keys(k)
-        y = F.scaled_dot_product_attention(
-            q.transpose(1, 2),  # (B, H, T, D)
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            attn_mask=mask,
-            is_causal=mask is None,
-            enable_gqa=self.shares_keys,
-        )
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, T, D)
+        y = self.attend(q, k, v, mask)
         return self.c_proj(y.transpose(1, 2).reshape(x.shape))

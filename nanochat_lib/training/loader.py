@@ -2,6 +2,7 @@
 """Pack documents into batches of rows, and resume to the token."""
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ from nanochat_lib.common import Ranks
 from nanochat_lib.data.documents import Position, stream_documents
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["best_fit", "take_document", "PackingLoader"]
+__all__ = ["best_fit", "take_document", "PackingLoader", "Prefetch"]
 
 
 def best_fit(lengths: list[int], room: int) -> int | None:
@@ -160,3 +161,48 @@ class PackingLoader:
         self._buffer = [list(ids) for ids in state["buffer"]]
         self.tokens_read, self.tokens_cropped = state["tokens_read"], state["tokens_cropped"]
         self._open(Position(**state["position"]))
+
+
+class Prefetch:
+    """Prepare the next batch in another thread; batches, errors and states come as from the loader itself.
+
+    Args:
+        loader: an iterator with state_dict, which returns a copy, and load_state_dict.
+    """
+
+    def __init__(self, loader: Iterator) -> None:
+        self.loader, self._state = loader, loader.state_dict()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._waiting: Future | None = None
+
+    def _prepare(self) -> tuple[tuple | None, dict]:
+        """Take a batch from the loader, None at the end, and the state after it."""
+        return next(self.loader, None), self.loader.state_dict()
+
+    def __iter__(self) -> Iterator[tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]]:
+        return self
+
+    def __next__(self) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+        """Hand out the batch that is ready, or soon will be, and start on the one after it."""
+        waiting, self._waiting = self._waiting or self._pool.submit(self._prepare), None
+        batch, self._state = waiting.result()
+        if batch is None:
+            raise StopIteration
+        self._waiting = self._pool.submit(self._prepare)
+        return batch
+
+    def state_dict(self) -> dict:
+        """Describe the loader as it stood after the last batch that was handed out."""
+        return self._state
+
+    def load_state_dict(self, state: dict) -> None:
+        """Stand where the saved loader stood; what was prepared is dropped."""
+        if self._waiting is not None:
+            self._waiting.exception()  # wait until the thread is done with the loader
+            self._waiting = None
+        self.loader.load_state_dict(state)
+        self._state = self.loader.state_dict()
+
+    def close(self) -> None:
+        """Wait for the thread and end it."""
+        self._pool.shutdown(cancel_futures=True)

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -20,6 +20,8 @@ from nanochat_lib.training.checkpoint import (
     read_meta,
     save_checkpoint,
 )
+from nanochat_lib.training.loader import Prefetch
+from nanochat_lib.training.precision import prepare
 from nanochat_lib.training.progress import ProgressBar, postpone_interrupt
 from nanochat_lib.training.step import (
     LoopConfig,
@@ -102,9 +104,8 @@ class Trainer:
         self.run = Run()
         self.device = next(model.parameters()).device
         dtype = pick_dtype(self.device, config.dtype)
-        self.amp = nullcontext()
-        if dtype != torch.float32:
-            self.amp = torch.autocast(self.device.type, dtype=dtype)
+        prepare(model, optimizers, dtype)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         self.forward: Callable[..., Tensor] = model
 
     def resume(self) -> None:
@@ -116,6 +117,8 @@ class Trainer:
         check_same_run(saved, self.meta, path)
         load_checkpoint(path, self.model, self.optimizers, self.meta.get("tokenizer_hash"))
         self.loader.load_state_dict(saved["loader"])
+        if saved.get("scaler"):
+            self.scaler.load_state_dict(saved["scaler"])
         self.run = Run(saved["step"], saved["losses"], saved["evals"], saved["seconds"])
 
     def step(self) -> Tensor:
@@ -126,14 +129,17 @@ class Trainer:
             if batch is None:
                 raise ValueError(f"the loader ended at step {self.run.step}: let it loop")
             batches.append(batch)
-        loss = accumulate_gradient(self.forward, batches, self.device, self.amp)
+        loss = accumulate_gradient(self.forward, batches, self.device, self.scaler)
         if self.config.grad_clip > 0:
+            for optimizer in self.optimizers:
+                self.scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         factor = lr_multiplier(self.run.step, self.config)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
-            optimizer.step()
+            self.scaler.step(optimizer)
+        self.scaler.update()
         self.model.zero_grad(set_to_none=True)
         self.run.pending.append(loss)
         self.run.step += 1
@@ -170,7 +176,7 @@ class Trainer:
             return
         self.check_weights()
         self.model.eval()
-        with torch.no_grad(), self.amp:
+        with torch.no_grad():
             run.evals.append([run.step, float(evaluate(self.model))])
         self.model.train()
 
@@ -179,6 +185,7 @@ class Trainer:
         self.check_weights()
         history = self.run.history()
         meta = self.meta | history | {"loader": self.loader.state_dict()}
+        meta["scaler"] = self.scaler.state_dict()  # empty unless the format is float16
         save_checkpoint(self.folder, self.run.step, self.model, self.optimizers, meta)
         atomic_write(self.folder / "losses.json", json.dumps(history))
 
@@ -240,15 +247,17 @@ def train(
     Raises:
         ValueError: the folder holds another run, the loader ended early, or the loss is no number.
     """
-    trainer = Trainer(model, optimizers, iter(loader), config, Path(folder), meta)
+    batches = Prefetch(iter(loader))
+    trainer = Trainer(model, optimizers, batches, config, Path(folder), meta)
     trainer.resume()
     run, bar = trainer.run, ProgressBar() if progress == "bar" else None
     report = bar or progress or (lambda info: None)
     if run.step < config.steps:
-        trainer.forward = compile_or_eager(model, config, trainer.device, trainer.amp)
+        trainer.forward = compile_or_eager(model, config, trainer.device)
     before, first, started = run.seconds, run.step, time.perf_counter()
     saved = started
     with postpone_interrupt() as interrupt, ExitStack() as stack:
+        stack.callback(batches.close)
         if bar:
             stack.callback(bar.close)
         trainer.evaluate(evaluate)

@@ -149,6 +149,9 @@ class Muon(torch.optim.Optimizer):
     Source: Jordan et al. 2024, "Muon", https://kellerjordan.github.io/posts/muon/
     """
 
+    orthogonalize = staticmethod(newton_schulz)  # called with (matrices, ns_steps, dtype)
+    dtype: torch.dtype | None = None
+
     def __init__(
         self,
         params: Iterable,
@@ -193,7 +196,8 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
         if group["nesterov"]:
             buffers = torch._foreach_lerp(grads, buffers, group["momentum"])
-        updates = newton_schulz(torch.stack(buffers), group["ns_steps"]).to(params[0].dtype)
+        updates = self.orthogonalize(torch.stack(buffers), group["ns_steps"], self.dtype)
+        updates = updates.to(params[0].dtype)
         rows, columns = params[0].shape
         if group["weight_decay"]:
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])

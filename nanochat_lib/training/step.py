@@ -4,13 +4,13 @@
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from nanochat_lib.common import print0
+from nanochat_lib.training.fused import loss_function
 
 __all__ = [
     "LoopConfig",
@@ -29,7 +29,7 @@ class LoopConfig:
     `steps` updates of `total_batch_tokens` each, in micro-batches of device_batch_size x sequence_len tokens. The
     rate rises over the first warmup_fraction of the steps and falls to final_lr_fraction over the last
     cooldown_fraction. `eval_every` counts steps, 0 for never. `grad_clip` bounds the gradient's norm, 0 for no
-    bound. `dtype` is "auto", "float32" or "bfloat16"; `compile` is "auto", "on" or "off".
+    bound. `dtype` is "auto" or a format that pick_dtype knows; `compile` is "auto", "on" or "off".
     """
 
     steps: int = 1000
@@ -95,7 +95,7 @@ def accumulate_gradient(
     model: Callable[..., Tensor],
     batches: list[tuple[Tensor, Tensor]],
     device: torch.device,
-    amp: AbstractContextManager = nullcontext(),
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Tensor:
     """Add to the gradient as one large batch of all micro-batches would.
 
@@ -105,7 +105,7 @@ def accumulate_gradient(
         model: called as model(inputs, targets), returns the mean loss over targets that are not -1.
         batches: pairs (inputs, targets), int64, shape (B, T) each.
         device: where the model is.
-        amp: an autocast context, or none.
+        scaler: multiplies the loss, and so the gradient, where float16 needs it.
 
     Returns:
         The mean loss over all targets, detached, a scalar on the device.
@@ -113,11 +113,10 @@ def accumulate_gradient(
     counts = [int((targets != -1).sum()) for _, targets in batches]
     total = torch.zeros((), device=device)
     for count, (inputs, targets) in zip(counts, batches):
-        with amp:
-            loss = model(inputs.to(device), targets.to(device))
+        loss = model(inputs.to(device), targets.to(device))
         if len(batches) > 1:
             loss = loss * (count / max(1, sum(counts)))
-        loss.backward()
+        (loss if scaler is None else scaler.scale(loss)).backward()
         total += loss.detach()
     return total
 
@@ -145,20 +144,20 @@ def should_compile(model: nn.Module, config: LoopConfig, device: torch.device) -
 
 
 def compile_or_eager(
-    model: nn.Module, config: LoopConfig, device: torch.device, amp: AbstractContextManager
+    model: nn.Module, config: LoopConfig, device: torch.device
 ) -> Callable[..., Tensor]:
-    """Compile the model if it pays and works here; otherwise return it as it is.
+    """Compile the model if it pays and works here; otherwise compute its loss as fast as without.
 
     One forward and backward on zeros shows whether it works; the gradient is thrown away.
     """
     if not should_compile(model, config, device):
-        return model
+        return loss_function(model)
     try:
-        compiled = torch.compile(model, dynamic=False)
+        compiled = loss_function(model, compiled=True)
         zeros = torch.zeros(config.device_batch_size, config.sequence_len, dtype=torch.long)
-        accumulate_gradient(compiled, [(zeros, zeros)], device, amp)
+        accumulate_gradient(compiled, [(zeros, zeros)], device)
     except (RuntimeError, OSError, ImportError) as error:  # the compilers fail in many ways
         print0(f"torch.compile does not work here ({type(error).__name__}): training without it")
-        compiled = model
+        compiled = loss_function(model)
     model.zero_grad(set_to_none=True)
     return compiled

@@ -226,7 +226,8 @@ def test_pick_device_gives_each_rank_its_gpu(no_ranks):
     ("features", "expected"),
     [
         ({"avx2", "amx_bf16"}, torch.bfloat16),
-        ({"avx2", "avx512_bf16"}, torch.float32),
+        ({"avx2", "avx512_bf16"}, torch.bfloat16),
+        ({"avx2", "avx512f"}, torch.float32),
         ({"neon"}, torch.float32),
     ],
 )
@@ -239,7 +240,12 @@ def test_pick_dtype_on_cpus(monkeypatch, features, expected):
 
 @pytest.mark.parametrize(
     ("capability", "expected"),
-    [((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
+    [
+        ((6, 1), torch.float32),
+        ((7, 5), torch.float16),
+        ((8, 0), torch.bfloat16),
+        ((9, 0), torch.bfloat16),
+    ],
 )
 def test_pick_dtype_on_gpus(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
@@ -247,8 +253,10 @@ def test_pick_dtype_on_gpus(monkeypatch, capability, expected):
 
 
 def test_pick_dtype_refuses_other_formats():
-    with pytest.raises(ValueError, match="float16"):
-        common.pick_dtype(torch.device("cpu"), "float16")
+    assert common.pick_dtype(torch.device("cpu"), "float16") == torch.float16
+    assert common.pick_dtype(torch.device("cpu"), "float8") == torch.float8_e4m3fn
+    with pytest.raises(ValueError, match="'float4' here: try auto"):
+        common.pick_dtype(torch.device("cpu"), "float4")
 
 
 def test_machine_summary_is_json_and_names_nobody(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The packing loader: clean rows, nothing invented, nothing lost but what is counted, exact resume."""
 
 import json
+import threading
 from collections import Counter
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from nanochat_lib.common import Ranks
 from nanochat_lib.data.documents import write_shards
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
-from nanochat_lib.training.loader import PackingLoader, take_document
+from nanochat_lib.training.loader import PackingLoader, Prefetch, take_document
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -149,3 +150,84 @@ def test_a_document_that_cannot_be_encoded_is_named_by_shard_and_row(
         ):
             for _ in range(30):
                 next(loader)
+
+
+class Counting:
+    """Counts up to a stop, or to a number that fails; remembers which threads asked."""
+
+    def __init__(self, stop: int = 5, bad: int = -1):
+        self.n, self.stop, self.bad, self.threads = 0, stop, bad, set()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.threads.add(threading.current_thread().name)
+        if self.n == self.stop:
+            raise StopIteration
+        self.n += 1
+        if self.n == self.bad:
+            raise ValueError(f"document {self.n} cannot be encoded")
+        return torch.full((1, 2), self.n), torch.full((1, 2), -self.n)
+
+    def state_dict(self):
+        return {"n": self.n}
+
+    def load_state_dict(self, state):
+        self.n = state["n"]
+
+
+def numbers(batches) -> list[int]:
+    return [int(inputs[0, 0]) for inputs, _ in batches]
+
+
+def test_prefetch_gives_the_same_batches_from_another_thread():
+    loader = Counting()
+    ahead = Prefetch(loader)
+    assert numbers(ahead) == [1, 2, 3, 4, 5] and next(ahead, None) is None
+    assert threading.current_thread().name not in loader.threads
+    ahead.close()
+
+
+def test_prefetch_describes_what_was_handed_out_not_what_was_read():
+    loader = Counting()
+    ahead = Prefetch(loader)
+    assert ahead.state_dict() == {"n": 0}
+    for n in (1, 2, 3):
+        next(ahead)
+        assert ahead.state_dict() == {"n": n}
+    ahead._waiting.result()
+    assert loader.n == 4 and ahead.state_dict() == {"n": 3}
+    saved = ahead.state_dict()
+    assert numbers(ahead) == [4, 5]
+    ahead.load_state_dict(saved)
+    assert numbers(ahead) == [4, 5]
+    ahead.close()
+
+
+def test_prefetch_raises_an_error_when_its_batch_is_asked_for():
+    ahead = Prefetch(Counting(bad=3))
+    assert [int(next(ahead)[0][0, 0]) for _ in range(2)] == [1, 2]
+    assert ahead.state_dict() == {"n": 2}
+    with pytest.raises(ValueError, match="document 3"):
+        next(ahead)
+    ahead.load_state_dict({"n": 3})
+    assert numbers(ahead) == [4, 5]
+    ahead.close()
+
+
+def test_prefetch_can_be_loaded_over_an_error_that_waits():
+    ahead = Prefetch(Counting(bad=2))
+    next(ahead)
+    ahead.load_state_dict({"n": 2})
+    assert numbers(ahead) == [3, 4, 5]
+    ahead.close()
+
+
+def test_prefetch_starts_no_thread_before_it_is_asked(tokenizer, shards):
+    before = threading.active_count()
+    ahead = Prefetch(PackingLoader(shards, tokenizer, 2, 16))
+    assert threading.active_count() == before
+    next(ahead)
+    ahead.close()
+    assert threading.active_count() == before

@@ -49,13 +49,15 @@ class Toy(nn.Module):
 class ToyLoader:
     """Rows from a counter, with unequal numbers of targets."""
 
-    def __init__(self) -> None:
-        self.drawn = 0
+    def __init__(self, stop: int = -1) -> None:
+        self.drawn, self.stop = 0, stop
 
     def __iter__(self):
         return self
 
     def __next__(self):
+        if self.drawn == self.stop:
+            raise StopIteration
         self.drawn += 1
         generator = torch.Generator().manual_seed(self.drawn)
         rows = torch.randint(11, (2, 6), generator=generator)
@@ -246,8 +248,7 @@ def test_another_run_in_the_folder_is_refused(tmp_path, change, word):
 
 def test_a_loader_that_ends_is_named(tmp_path):
     model = Toy()
-    loader = ToyLoader()
-    rows = iter([next(loader), next(loader), next(loader)])
+    rows = ToyLoader(stop=3)
     with pytest.raises(ValueError, match="step 1"):
         train(model, [], rows, setting(eval_every=0, save_seconds=1e9), tmp_path, {}, None, None)
 

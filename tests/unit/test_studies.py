@@ -55,3 +55,63 @@ def test_the_record_names_every_variant():
     record = json.loads((ROOT / "records/tinyworld/ablations.json").read_text(encoding="utf-8"))
     source = (ROOT / "studies/tinyworld.py").read_text(encoding="utf-8")
     assert all(f"def {variant}() -> None:" in source for variant in record) and len(record) == 5
+
+
+def run_program(program: str, *arguments: str) -> str:
+    """Run a program that may import the studies, in a process of its own; return what it prints."""
+    start = f"import sys; sys.path.insert(0, {str(ROOT / 'studies')!r})\n"
+    command = [sys.executable, "-c", start + program, *arguments]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_variant_of_the_step_learns_from_its_batch():
+    program = """
+import training_step as study
+study.cpu_features = lambda: {"avx512_bf16"}  # build all of them, whatever processor this is
+for name, variant in (study.ladder() | study.dead_ends()).items():
+    before = float(variant.loss(*variant.batch))
+    variant.step()
+    variant.step()
+    assert float(variant.loss(*variant.batch)) < before - 0.1, name
+    print(name, variant.model.blocks[0].mlp.c_fc(variant.model.wte(variant.batch[0])).dtype)
+"""
+    lines = run_program(program).splitlines()
+    assert len(lines) == 8 and "plain torch.float32" in lines
+    assert "bfloat16 torch.bfloat16" in lines
+
+
+def test_the_plain_way_is_plain():
+    program = """
+import training_quality as study
+study.train_the_plain_way()
+from nanochat_lib.model.gpt import GPT, GPTConfig
+model = GPT(GPTConfig(n_layer=1))
+study.loop.prepare(model, [], None)
+print(type(model.lm_head).__name__, study.step.loss_function(model) is model)
+"""
+    assert run_program(program) == "Linear True\n"
+
+
+@pytest.mark.parametrize("mode", ["eager", "bf16"])
+def test_the_bench_times_this_library(mode):
+    program = """
+import json
+import training_speed as study
+study.CASES["tiny"] = (1, 64, 1, 16, 2, 100, 2)
+print(json.dumps(study.measure("ours", "tiny", sys.argv[1])))
+"""
+    found = json.loads(run_program(program, mode).splitlines()[-1])
+    assert found["tokens_per_second"] > 0 and found["peak_mb"] > 50
+    assert 0 < found["share_of_gemm_peak"] < 1
+
+
+def test_the_records_of_the_chapter_on_speed_are_whole():
+    folder = ROOT / "records/training"
+    quality = json.loads((folder / "quality.json").read_text(encoding="utf-8"))
+    assert sorted(quality["runs"]) == [f"{way} {n}" for way in ("fast", "plain") for n in range(3)]
+    step = json.loads((folder / "step.json").read_text(encoding="utf-8"))
+    assert list(step["ladder"])[:3] == ["plain", "loss in slices", "quick Newton-Schulz"]
+    speed = json.loads((folder / "speed.json").read_text(encoding="utf-8"))
+    assert {"eager", "bf16"} <= set(speed["laptop"])
