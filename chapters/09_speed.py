@@ -234,8 +234,8 @@ fig, ax = plt.subplots(figsize=(6.5, 3))
 kinds = record["profile"]
 ax.barh(list(kinds)[::-1], list(kinds.values())[::-1], color="tab:blue")
 at_peak = 1e3 * on_paper["matrices"] / (record["peak_gflops"]["float32"] * 1e9)
-ax.plot([at_peak, at_peak], [3.6, 4.4], color="black")
-ax.annotate(" at peak", (at_peak, 4.0), va="center")
+ax.plot([at_peak, at_peak], [3.6, 4.4], color="white")
+ax.annotate("at peak ", (at_peak, 4.0), va="center", ha="right", color="white")
 ax.set(xlabel="milliseconds a step (profiled)")
 plt.tight_layout()
 plt.show()
@@ -274,14 +274,15 @@ across = [0.02, ridge, 300]
 ax.plot(across, [min(1, x / ridge) * record["peak_gflops"]["float32"] for x in across], "k-")
 for name, (intensity, gflops) in record["roofline"].items():
     ax.plot(intensity, gflops, "o", color="tab:orange")
-    ax.annotate(name, (intensity, gflops), xytext=(5, -10), textcoords="offset points", fontsize=8)
+    place = (5, 6) if name == "squared ReLU" else (5, -11)
+    ax.annotate(name, (intensity, gflops), xytext=place, textcoords="offset points", fontsize=8)
 ax.set(xscale="log", yscale="log", xlabel="operations for each byte", ylabel="GFLOP/s")
 plt.tight_layout()
 plt.show()
 
 # %% [markdown]
-# *Products sit under the flat roof. Elementwise operations sit on the slope or, where the numbers
-# still lie in a cache, above it.* So there are three ways out, and the rest of the chapter takes
+# *Products sit under the flat roof. Elementwise operations are slower by far, although their numbers,
+# which still lie in a cache, bring them above the slope of main memory.* So there are three ways out, and the rest of the chapter takes
 # them in turn: do less work, pass over memory fewer times, use fewer bits.
 #
 # ## Fewer passes: the loss
