@@ -55,8 +55,8 @@ bench-tokenizer: setup  ## time rustbpe beside its peers; README=1 writes the ta
 bench-ideas: setup  ## take one idea at a time out of rustbpe, and write what it bought into its README
 	@$(BIN)/python rustbpe/bench/ideas.py
 
-bench-training: setup  ## time training steps beside our first ones, and nanochat's where NANOCHAT_CHECKOUT names a checkout
-	@$(CALM) $(BIN)/python studies/training_speed.py
+bench-training: setup  ## time training steps beside our first ones and those of NANOCHAT_CHECKOUT; RECORD=1 keeps the table
+	@$(CALM) $(BIN)/python studies/training_speed.py $(if $(RECORD),--record)
 
 study-speed: setup  ## take the laptop's training step apart for the chapter on speed (five minutes; measure alone)
 	@$(CALM) $(BIN)/python studies/training_step.py

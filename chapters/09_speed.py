@@ -44,7 +44,6 @@ from nanochat_lib.training.optim import NEWTON_SCHULZ, newton_schulz
 import json
 import math
 import time
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 
@@ -218,14 +217,16 @@ for kind, milliseconds in profile_step(plain_step, B * T * 1024).items():
 
 
 # %%
-def records_folder() -> Path:
-    """Find records/training beside the course, wherever this chapter runs."""
-    import nanochat_lib
-
-    return Path(nanochat_lib.__file__).parents[1] / "records/training"
+from nanochat_lib.course.manifest import library_root
 
 
-record = json.loads((records_folder() / "step.json").read_text(encoding="utf-8"))
+def read_record(name: str) -> dict:
+    """Read what a study has measured."""
+    path = library_root() / "records/training" / name
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+record = read_record("step.json")
 print(f"measured on {record['machine']['cpu']}, {record['machine']['cores']} cores")
 
 # %%
@@ -303,9 +304,14 @@ plt.show()
 # So a slice of rows can go all the way in one visit: logits, probabilities, gradient of the logits,
 # and from it the gradients of the input and of the head. Then its table is overwritten by the next
 # slice's. Nothing of size B·T·V is ever kept. Two details make it cheaper still. The cap bounds every
-# logit, and torch's sigmoid is several times as fast as its tanh: $\tanh(x) = 2\,\text{sigmoid}(2x) -
-# 1$. And a position whose target is -1 needs no row at all: in a chat that is more than
+# logit, and $\tanh(x) = 2\,\text{sigmoid}(2x) - 1$, which torch computes faster, as the next cell
+# measures. And a position whose target is -1 needs no row at all: in a chat that is more than
 # half of them.
+
+# %%
+table = torch.randn(256, 1024, generator=generator)
+for f in (torch.tanh, torch.sigmoid):
+    print(f"{f.__name__:8}{1e3 * best_seconds(lambda f=f: f(table)):6.2f} ms")
 
 
 # %%
@@ -645,8 +651,8 @@ for dtype in (torch.float32, torch.bfloat16):
         print(f"{str(dtype)[6:]:9} {f.__name__:17} {1e3 * seconds:.1f} ms")
 
 # %% [markdown]
-# Where the processor multiplies bfloat16, two plain products use that unit fully and the fused kernel
-# does not. (Where it does not, both are slow, and the whole format is out of the question.)
+# Where the processor multiplies bfloat16, two plain products keep that unit busier than the fused kernel
+# does. (Where it does not, the format is out of the question; the account below has a figure.)
 #
 # ## Eight bits
 #
@@ -729,7 +735,8 @@ class Float8Linear(nn.Linear):
 # %% [markdown]
 # torch emulates that kernel on CPUs, slowly, so its arithmetic can be checked here: against the same
 # product of the rounded numbers in float32, and the error against the exact product. Rounding to 3
-# bits is off by up to 6% an entry, but errors of many entries cancel.
+# bits is off by up to 6% an entry, to 2 bits by twice that; a sum of many such terms is off by a few
+# percent, because its errors add up as its random terms do.
 
 # %%
 x, weight = torch.randn(64, 128, generator=generator), torch.randn(32, 128, generator=generator)
@@ -754,8 +761,9 @@ for name, (ours, wanted) in exact.items():
 # ## One switch
 #
 # All of this is decided once, at the start of a run. `pick_dtype` (chapter `ground`) looks at the
-# hardware; `prepare` puts the answer into model and optimizers. Evaluation and chat load a fresh
-# model from the checkpoint, in float32.
+# hardware; `prepare` puts the answer into model and optimizers. The validation inside
+# a run computes in the run's format; the evaluation stage and the chat load a fresh model from the
+# checkpoint, in float32.
 
 
 # %%
@@ -888,17 +896,18 @@ print(f"{older['peak_gflops']['bfloat16']:.0f} in bfloat16")
 # ## Beside others
 #
 # A ratio to one's own past flatters. `make bench-training` measures whole steps at three sizes, each
-# in a fresh process, beside the first version of this library and beside nanochat's newest code, in
+# in a fresh process, beside the first version of this library and beside nanochat's code, in
 # turns: the laptop's, a d4 with a vocabulary of 8,192, and a d6 with 32,768, nanochat's own script for
 # a CPU. nanochat's updates are compiled in all modes.
 
 # %%
-bench = json.loads((records_folder() / "speed.json").read_text(encoding="utf-8"))
-print(f"{'':18}{'ours':>18}{'beside the first':>19}{'beside nanochat':>18}")
+bench = read_record("speed.json")
+print(f"{'':15}{'runs':>6}{'ours':>17}{'beside the first':>19}{'beside nanochat':>18}")
 for case, modes in bench.items():
     for mode, sides in modes.items() if case != "machine" else ():
         ours = sides["ours"]
-        line = f"{case:8}{mode:9}{ours['tokens_per_second']:>7,} tokens/s"
+        n_runs = len(ours["all_tokens_per_second"])
+        line = f"{case:8}{mode:9}{n_runs:4}{ours['tokens_per_second']:>8,} tokens/s"
         for other in ("first", "nanochat"):
             if other in sides:
                 speed, memory = (
@@ -908,7 +917,8 @@ for case, modes in bench.items():
         print(line)
 
 # %% [markdown]
-# The larger the vocabulary, the more the slices matter, in time and in memory.
+# The larger the vocabulary, the more the slices matter, in time and in memory. (In bfloat16 the first
+# version is measured under torch's autocast; by itself it chose float32 on this processor.)
 #
 # ## Did the model get worse?
 #
@@ -917,7 +927,7 @@ for case, modes in bench.items():
 # over three seeds for data, weights and conversations, and keeps the scores.
 
 # %%
-quality = json.loads((records_folder() / "quality.json").read_text(encoding="utf-8"))
+quality = read_record("quality.json")
 
 
 def seeds_of(way: str, read: Callable[[dict], float]) -> torch.Tensor:
@@ -1079,4 +1089,4 @@ plt.show()
 # and bfloat16 halves the products where the processor multiplies it. `training.profile`,
 # `training.fused` and `training.precision` are in the library, and the training loop of the chapter
 # after next calls `prepare` and `loss_function`. In the exercises you write the backward pass of a
-# norm in three passes, round by chance, and measure how far each format carries a training run.
+# norm in a few passes, round by chance, and measure how far each format carries a training run.

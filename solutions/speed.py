@@ -24,8 +24,8 @@ from nanochat_lib.model.gpt import GPT, GPTConfig
 # %% [markdown]
 # ## norm_backward
 #
-# On a CPU, autograd takes the gradient of `rms_norm` apart into about eight passes over memory. Three
-# are enough. The forward pass computed, for each vector x of C numbers,
+# On a CPU, autograd takes the gradient of `rms_norm` apart into many passes over memory. Four are
+# enough. The forward pass computed, for each vector x of C numbers,
 #
 # $$ r = \Big(\frac1C \sum_i x_i^2\Big)^{-1/2} \qquad y = r\,x $$
 #

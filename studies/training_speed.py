@@ -1,6 +1,6 @@
 """Time whole training steps of our GPT, in one run beside our first one and beside nanochat's.
 
-`make bench-training` prints a table and keeps it in records/training/speed.json (case by case). Each
+`make bench-training` prints a table; with RECORD=1 each line is also kept in records/training/speed.json. Each
 measurement is a process of its own: a model with random tokens, forward, backward, optimizer. Cold start is
 the first step with all that it triggers (compiling, allocating); the rate is the median of the steps after
 it; memory is the process's peak. The sides take turns, and the middle of their runs is shown.
@@ -226,11 +226,11 @@ def compare(name: str, mode: str, sides: dict[str, str]) -> dict:
 
 
 def main() -> None:
-    """Measure the chosen cases, print them with ratios, keep them."""
+    """Measure the chosen cases and print them with ratios."""
     command = argparse.ArgumentParser(description=__doc__)
     command.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     command.add_argument("--modes", nargs="*", default=["eager", "compiled", "bf16"])
-    command.add_argument("--dry", action="store_true", help="keep nothing")
+    command.add_argument("--record", action="store_true", help="keep the lines in records/")
     command.add_argument("--one", nargs=3, metavar=("WHOSE", "CASE", "MODE"))
     options = command.parse_args()
     if options.one:
@@ -251,7 +251,7 @@ def main() -> None:
                 if mode == "bf16" and not has_bf16():
                     continue
                 table = compare(name, mode, sides)
-                if options.dry:
+                if not options.record:
                     continue
                 kept = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
                 if kept.get("machine") != machine:  # what was measured elsewhere is not mixed in

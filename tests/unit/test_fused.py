@@ -56,7 +56,7 @@ def test_sliced_loss_has_the_plain_gradients(monkeypatch, slice_rows, holes):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
 
 
-def test_sliced_loss_passes_gradcheck_in_float64():
+def test_sliced_loss_has_the_plain_gradients_in_float64():
     x = normal(5, 3).double().requires_grad_()
     weight = normal(7, 3, seed=1).double().requires_grad_()
     targets = torch.tensor([0, 6, 3, 3, 1])
