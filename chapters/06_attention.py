@@ -670,7 +670,8 @@ def fused_attention(
 # %% [markdown]
 # Now the whole layer: make queries, keys and values with three matrices, rotate, normalize,
 # attend, and mix the heads with a fourth matrix. No biases anywhere. Names are those of GPT-2. The
-# kernel is an attribute, because chapter `speed` finds one that is faster on some processors.
+# kernel is an attribute and `project` a method of its own, because chapter `speed` has other ways to
+# compute them.
 
 
 # %%
@@ -698,6 +699,17 @@ class CausalSelfAttention(nn.Module):
         queries = self.c_q.weight.view(groups, -1, self.head_dim, self.c_q.in_features)
         self.c_k.weight.copy_(queries[:, 0].reshape(self.c_k.weight.shape))
 
+    def project(
+        self,
+        x: Float[Tensor, "B T C"],
+        cos: Float[Tensor, "*rows T half"],
+        sin: Float[Tensor, "*rows T half"],
+    ) -> tuple[Float[Tensor, "B T H D"], Float[Tensor, "B T G D"], Float[Tensor, "B T G D"]]:
+        """Make queries and keys, rotated and of one length, and values."""
+        heads = (*x.shape[:2], -1, self.head_dim)
+        q, k, v = (linear(x).view(heads) for linear in (self.c_q, self.c_k, self.c_v))
+        return rms_norm(apply_rope(q, cos, sin)), rms_norm(apply_rope(k, cos, sin)), v
+
     def forward(
         self,
         x: Float[Tensor, "B T C"],
@@ -706,10 +718,7 @@ class CausalSelfAttention(nn.Module):
         kv_cache: AttentionCache | None = None,
     ) -> Float[Tensor, "B T C"]:
         """Mix every token with what it may read; a cache supplies the tokens read before."""
-        heads = (*x.shape[:2], -1, self.head_dim)
-        q = rms_norm(apply_rope(self.c_q(x).view(heads), cos, sin))
-        k = rms_norm(apply_rope(self.c_k(x).view(heads), cos, sin))
-        v = self.c_v(x).view(heads)
+        q, k, v = self.project(x, cos, sin)
         mask = None
         if kv_cache is not None:
             k, v = kv_cache.update(self.layer_idx, k, v)

@@ -124,8 +124,18 @@ for layer in range(1, 33):
 
 # %%
 #| export
+def squared_relu(x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
+    """Square what is positive, number by number; the rest becomes zero.
+
+    Source: So et al. 2021 (arXiv:2109.08668), section 4.
+    """
+    return F.relu(x).square()
+
+
 class MLP(nn.Module):
     """Think about each token alone: widen four times, squared ReLU, narrow."""
+
+    activate = staticmethod(squared_relu)
 
     def __init__(self, n_embd: int):
         super().__init__()
@@ -134,7 +144,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
         """Map each vector on its own."""
-        return self.c_proj(F.relu(self.c_fc(x)).square())
+        return self.c_proj(self.activate(self.c_fc(x)))
 
 
 # %%
@@ -146,13 +156,16 @@ by_hand = 2.0**2 + 0 + 4.0**2 + 4 * 1.0**2  # inside: 2, -2, 4, 1
 assert mlp(torch.tensor([2.0])).item() == by_hand == 24
 
 # %% [markdown]
-# A block is attention, then MLP, each added to the stream.
+# A block is attention, then MLP, each added to the stream. (`activate` and `norm` are attributes for
+# the sake of chapter `speed`, as in attention.)
 
 
 # %%
 #| export
 class Block(nn.Module):
     """Add what attention reads, then what the MLP makes of it, to the residual stream."""
+
+    norm = staticmethod(rms_norm)
 
     def __init__(self, config: AttentionConfig, layer_idx: int):
         super().__init__()
@@ -167,8 +180,8 @@ class Block(nn.Module):
         kv_cache: AttentionCache | None = None,
     ) -> Float[Tensor, "B T C"]:
         """Return the stream with this block's two additions."""
-        x = x + self.attn(rms_norm(x), cos, sin, kv_cache)
-        return x + self.mlp(rms_norm(x))
+        x = x + self.attn(self.norm(x), cos, sin, kv_cache)
+        return x + self.mlp(self.norm(x))
 
 
 # %%

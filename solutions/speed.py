@@ -16,58 +16,65 @@ from itertools import islice
 
 import matplotlib.pyplot as plt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanochat_lib.data.documents import python_docs
 from nanochat_lib.model.gpt import GPT, GPTConfig
 
 # %% [markdown]
-# ## norm_backward
+# ## gated_backward
 #
-# On a CPU, autograd takes the gradient of `rms_norm` apart into many passes over memory. Four are
-# enough. The forward pass computed, for each vector x of C numbers,
+# Most models of others have a gate where ours has squared ReLU: two products of the same input give a and
+# b, and the MLP goes on with
 #
-# $$ r = \Big(\frac1C \sum_i x_i^2\Big)^{-1/2} \qquad y = r\,x $$
+# $$ y = \text{silu}(a)\, b \qquad \text{silu}(a) = a\,\sigma(a) \qquad \sigma(a) = \frac{1}{1 + e^{-a}} $$
 #
-# and kept y and r. Given the gradient g of the loss with respect to y, derive the gradient with respect to
-# x, in terms of g, y and r alone. On paper first, with $\partial r / \partial x_i$; and before you compute
-# anything: x and 2x have the same y. What does that say about the gradient along x?
+# number by number (SwiGLU, Shazeer 2020, arXiv:2002.05202). Left to autograd, a GPU or CPU keeps a, b, σ(a)
+# or silu(a), each four times as wide as the stream. Keep a and b alone, and work out the rest again on the
+# way back: given the gradient g of the loss with respect to y, derive the gradients with respect to a and
+# to b. On paper first. You need $\sigma' = \sigma\,(1 - \sigma)$ and the rule for products. A check for the
+# paper: at a = 0, silu has the slope ½.
 
 
 # %%
-#| exercise norm_backward
-def norm_backward(y: Tensor, r: Tensor, grad: Tensor) -> Tensor:
-    """Compute the gradient of a root-mean-square norm's input.
+#| exercise gated_backward
+def gated_backward(a: Tensor, b: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the gradients of silu(a) * b.
 
     Args:
-        y: what the norm returned, shape (..., C).
-        r: what it multiplied each vector by, shape (..., 1).
-        grad: the gradient of the loss with respect to y, shape (..., C).
+        a: the gate before its silu, any shape.
+        b: what is gated, the same shape.
+        grad: the gradient of the loss with respect to silu(a) * b, the same shape.
 
     Returns:
-        The gradient with respect to the input, shape (..., C); the arguments are left as they are.
+        The gradients with respect to a and to b; the arguments are left as they are.
     """
     ### BEGIN SOLUTION
-    along = (grad * y).mean(dim=-1, keepdim=True)  # the part that would only change the length
-    return torch.addcmul(grad, y, along, value=-1).mul_(r)
+    s = a.sigmoid()
+    silu = a * s
+    slope = s + silu * (1 - s)  # the product rule: 1 * s + a * s'
+    return grad * b * slope, grad * silu
     ### END SOLUTION
 
 
 # %%
-def check_norm_backward() -> None:
-    """Autograd's own gradient, in float64."""
-    x = torch.randn(3, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    x.requires_grad_()
-    r = x.square().mean(dim=-1, keepdim=True).rsqrt()
-    grad = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    (x * r).backward(grad)
-    ours = norm_backward((x * r).detach(), r.detach(), grad)
-    worst = float((ours - x.grad).abs().max())
-    assert worst < 1e-10, f"off by {worst:.1e}: r depends on x, too"
-    assert float((ours * x.detach()).sum(-1).abs().max()) < 1e-10, "there is a part along x"
+def check_gated_backward() -> None:
+    """Autograd's own gradients, in float64, and the slope at zero."""
+    a, b = torch.randn(
+        2, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).unbind()
+    a.requires_grad_(), b.requires_grad_()
+    grad = torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    (F.silu(a) * b).backward(grad)
+    for name, x, ours in zip("ab", (a, b), gated_backward(a.detach(), b.detach(), grad)):
+        worst = float((ours - x.grad).abs().max())
+        assert worst < 1e-10, f"the gradient of {name} is off by {worst:.1e}"
+    one = torch.ones(1)
+    assert gated_backward(0 * one, one, one)[0].item() == 0.5
 
 
-check_norm_backward()
+check_gated_backward()
 
 # %% [markdown]
 # ## stochastic_round

@@ -32,7 +32,7 @@ CASES = {
     "d4/256": (4, 256, 2, 512, 8, 8_192, 6),
     "d6/384": (6, 384, 3, 512, 32, 32_768, 2),
 }
-REPEATS = {"laptop": 3, "d4/256": 3, "d6/384": 1}  # in turns, so that a slow minute hits all sides
+REPEATS = {"laptop": 5, "d4/256": 3, "d6/384": 1}  # in turns, so that a slow minute hits all sides
 STEPS = 2_700  # of the laptop profile: what a cold start must be paid back in
 
 

@@ -2,7 +2,7 @@
 
 `make study-speed` writes records/training/step.json, which the chapter on speed reads. Variants take turns in
 one process, so that a slow minute hits all of them; a rate is the median over the turns. What needs a
-process of its own (the compiler with its cold start, a processor without bfloat16) gets one.
+process of its own (memory given back, the compiler with its cold start, a processor without bfloat16) gets one.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from nanochat_lib.common import atomic_write, cpu_features
 from nanochat_lib.machine import machine_summary
 from nanochat_lib.model.attention import CausalSelfAttention, causal_mask, fused_attention
 from nanochat_lib.model.gpt import GPT, GPTConfig
-from nanochat_lib.training.fused import loss_function, scores_attention
+from nanochat_lib.training.fused import keep_freed_memory, loss_function, scores_attention
 from nanochat_lib.training.optim import OptimConfig, build_optimizers, newton_schulz
 from nanochat_lib.training.precision import prepare
 from nanochat_lib.training.profile import best_seconds, profile_step
@@ -44,6 +44,7 @@ class Variant:
     Args:
         dtype: what to compute in.
         sliced: the loss in slices of rows.
+        few: norms, rotations and squared ReLU in few passes; queries, keys and values by one product.
         quick: Newton-Schulz among small matrices.
         attend: the attention kernel.
         compiled: "", "model" or "blocks".
@@ -53,6 +54,7 @@ class Variant:
         self,
         dtype: torch.dtype = torch.float32,
         sliced: bool = False,
+        few: bool = False,
         quick: bool = False,
         attend: Callable = fused_attention,
         compiled: str = "",
@@ -61,8 +63,11 @@ class Variant:
         self.optimizers = build_optimizers(
             self.model, OptimConfig(embedding_lr=0.03, head_lr=0.002)
         )
-        if dtype != torch.float32 or quick:
+        if dtype != torch.float32 or few or quick:
             prepare(self.model, self.optimizers, dtype)
+            for block in () if few else self.model.blocks:
+                del block.norm, block.mlp.activate
+                block.attn.__class__ = CausalSelfAttention
         for block in self.model.blocks:
             block.attn.attend = attend
         if not quick:
@@ -104,15 +109,20 @@ def window_attention(q, k, v, mask=None):  # noqa: ANN001, ANN201
     return fused_attention(q, k, v, causal_mask(q.size(2), 64) if mask is None else mask)
 
 
+QUICK = {"sliced": True, "few": True, "quick": True}
+
+
 def ladder() -> dict[str, Variant]:
     """Build the variants that add one change each; the last two only where bfloat16 is multiplied."""
+    keep_freed_memory()
     found = {
-        "plain": Variant(),
+        "memory kept": Variant(),
         "loss in slices": Variant(sliced=True),
-        "quick Newton-Schulz": Variant(sliced=True, quick=True),
+        "few passes": Variant(sliced=True, few=True),
+        "quick Newton-Schulz": Variant(**QUICK),
     }
     if cpu_features() & {"amx_bf16", "avx512_bf16"}:
-        short = {"dtype": torch.bfloat16, "sliced": True, "quick": True}
+        short = {"dtype": torch.bfloat16, **QUICK}
         found["bfloat16"] = Variant(**short)
         found["scores in memory"] = Variant(**short, attend=scores_attention)
     return found
@@ -120,11 +130,10 @@ def ladder() -> dict[str, Variant]:
 
 def dead_ends() -> dict[str, Variant]:
     """Build the variants that were tried and left out; compare with "quick Newton-Schulz"."""
-    quick = {"sliced": True, "quick": True}
     return {
-        "without them": Variant(**quick),
-        "scores in memory, float32": Variant(**quick, attend=scores_attention),
-        "a window of 64 by a mask": Variant(**quick, attend=window_attention),
+        "without them": Variant(**QUICK),
+        "scores in memory, float32": Variant(**QUICK, attend=scores_attention),
+        "a window of 64 by a mask": Variant(**QUICK, attend=window_attention),
     }
 
 
@@ -181,7 +190,7 @@ def in_a_process(what: str, settings: dict[str, str]) -> dict:
 
 def compiled(what: str) -> dict:
     """Measure the first step, with all the compiling it triggers, and the later ones."""
-    variant = Variant(compiled=what, sliced=True, quick=True)
+    variant = Variant(compiled=what, **QUICK)
     start = time.perf_counter()
     variant.step()
     cold = time.perf_counter() - start
@@ -190,12 +199,27 @@ def compiled(what: str) -> dict:
 
 def older() -> dict:
     """Measure the ladder with AVX2 alone, and what bfloat16 costs where it is emulated."""
-    variants = dict(list(ladder().items())[:3])
-    variants["bfloat16, emulated"] = Variant(torch.bfloat16, sliced=True, quick=True)
-    return take_turns(variants, 3, 4) | peaks()
+    found = plain()
+    variants = dict(list(ladder().items())[:4])
+    variants["bfloat16, emulated"] = Variant(torch.bfloat16, **QUICK)
+    return found | take_turns(variants, 3, 4) | peaks()
+
+
+def plain() -> dict:
+    """Measure the plain step in a process that gives its memory back."""
+    return take_turns({"plain": Variant()}, 1)
+
+
+def climb() -> dict[str, float]:
+    """Measure the ladder in nine short parts, each after its own plain process; return the medians."""
+    variants, parts = ladder(), []
+    for _ in range(9):
+        parts.append(in_a_process("plain", {}) | take_turns(variants, 1))
+    return {name: statistics.median(part[name] for part in parts) for name in parts[0]}
 
 
 ONE = {
+    "plain": plain,
     "model": lambda: compiled("model"),
     "blocks": lambda: compiled("blocks"),
     "older": older,
@@ -212,13 +236,12 @@ def main() -> None:
         return
     record = {"machine": {k: v for k, v in machine_summary().items() if k != "disk_free_gb"}}
     record |= peaks() | {"roofline": roofline()}
-    variants = ladder()
-    record["profile"] = profile_step(variants["plain"].step, B * T * V)
-    record["ladder"] = take_turns(variants, 9)
+    record["profile"] = profile_step(Variant().step, B * T * V)
+    record["ladder"] = climb()
     record["dead_ends"] = take_turns(dead_ends(), 5)
     with quicker_products():
         record["dead_ends"]["products of medium precision"] = take_turns(
-            {"it": Variant(sliced=True, quick=True)}, 5
+            {"it": Variant(**QUICK)}, 5
         )["it"]
     for what in ("model", "blocks"):
         record[f"compiled_{what}"] = in_a_process(what, {})

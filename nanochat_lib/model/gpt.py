@@ -17,11 +17,30 @@ from nanochat_lib.model.attention import (
     rope_tables,
 )
 
-__all__ = ["MLP", "Block", "SMEAR_CHANNELS", "Smear", "GPTConfig", "token_losses", "GPT"]
+__all__ = [
+    "squared_relu",
+    "MLP",
+    "Block",
+    "SMEAR_CHANNELS",
+    "Smear",
+    "GPTConfig",
+    "token_losses",
+    "GPT",
+]
+
+
+def squared_relu(x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
+    """Square what is positive, number by number; the rest becomes zero.
+
+    Source: So et al. 2021 (arXiv:2109.08668), section 4.
+    """
+    return F.relu(x).square()
 
 
 class MLP(nn.Module):
     """Think about each token alone: widen four times, squared ReLU, narrow."""
+
+    activate = staticmethod(squared_relu)
 
     def __init__(self, n_embd: int):
         super().__init__()
@@ -30,11 +49,13 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
         """Map each vector on its own."""
-        return self.c_proj(F.relu(self.c_fc(x)).square())
+        return self.c_proj(self.activate(self.c_fc(x)))
 
 
 class Block(nn.Module):
     """Add what attention reads, then what the MLP makes of it, to the residual stream."""
+
+    norm = staticmethod(rms_norm)
 
     def __init__(self, config: AttentionConfig, layer_idx: int):
         super().__init__()
@@ -49,8 +70,8 @@ class Block(nn.Module):
         kv_cache: AttentionCache | None = None,
     ) -> Float[Tensor, "B T C"]:
         """Return the stream with this block's two additions."""
-        x = x + self.attn(rms_norm(x), cos, sin, kv_cache)
-        return x + self.mlp(rms_norm(x))
+        x = x + self.attn(self.norm(x), cos, sin, kv_cache)
+        return x + self.mlp(self.norm(x))
 
 
 SMEAR_CHANNELS = 24

@@ -1,25 +1,52 @@
 # Generated from chapters/09_speed.py by `course build`; edit that file.
-"""The same results by fewer or larger operations: the loss, attention's scores, Newton-Schulz."""
+"""The same results by fewer or larger operations: loss, norms, attention's scores, Newton-Schulz."""
 
+import ctypes
 from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from nanochat_lib.model.attention import fused_attention
+from nanochat_lib.model.attention import CausalSelfAttention, fused_attention
 from nanochat_lib.model.gpt import GPT
 from nanochat_lib.training.optim import NEWTON_SCHULZ, newton_schulz
 
 __all__ = [
+    "keep_freed_memory",
     "SLICE",
     "SlicedLoss",
     "sliced_loss",
     "loss_function",
+    "norm_factor",
+    "norm_backward",
+    "QuickNorm",
+    "rotate_halves",
+    "QuickRotatedNorm",
+    "JointAttention",
+    "QuickSquaredReLU",
     "quick_newton_schulz",
     "scores_attention",
 ]
+
+
+def keep_freed_memory() -> bool:
+    """Let this process reuse the memory of freed tensors instead of giving it back to the system.
+
+    Blocks of up to 1 GiB (32 MiB in an older glibc) stay, 2 GiB at most.
+
+    Returns:
+        True where it could be set: on Linux with glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
+    largest = mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)
+    return bool(mallopt(trim_threshold, 2**31 - 1) and largest)
+
 
 SLICE = 256  # rows of logits held at once
 
@@ -42,14 +69,15 @@ class SlicedLoss(torch.autograd.Function):
             rows = slice(start, start + SLICE)
             right = targets[rows, None]
             logits = x[rows] @ weight.T
-            tanh = logits.mul_(2 / softcap).sigmoid_().mul_(2).sub_(1)
-            p = (softcap * tanh).softmax(dim=1)
+            s = logits.mul_(2 / softcap).sigmoid_()
+            p = (2 * softcap * s).softmax(dim=1)
             total -= p.gather(1, right).log().sum()
             p.scatter_add_(1, right, torch.full_like(p[:, :1], -1.0))
-            grad = p.addcmul_(p * tanh, tanh, value=-1)  # times 1 - tanh^2
+            p.mul_(s)
+            grad = p.addcmul_(p, s, value=-1)  # times s (1 - s), which is (1 - tanh^2) / 4
             torch.mm(grad, weight, out=grad_x[rows])
             grad_weight.addmm_(grad.T, x[rows])
-        ctx.save_for_backward(grad_x, grad_weight)
+        ctx.save_for_backward(grad_x.mul_(4), grad_weight.mul_(4))
         return total
 
     @staticmethod
@@ -95,22 +123,115 @@ def loss_function(model: nn.Module, compiled: bool = False) -> Callable[[Tensor,
     return partial(sliced_loss, model, hidden)
 
 
-def quick_newton_schulz(
-    g: Float[Tensor, "N R C"], steps: int = 5, dtype: torch.dtype | None = None
-) -> Float[Tensor, "N R C"]:
-    """Do what newton_schulz does; long matrices in float32 by way of their small Gram matrices.
+def norm_factor(x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows 1"]:
+    """Compute what rms_norm multiplies each vector by, in float32."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return length.square().div_(x.size(-1)).add_(torch.finfo(torch.float32).eps).rsqrt_()
+
+
+def norm_backward(y: Tensor, r: Tensor, grad: Tensor) -> Float[Tensor, "*rows C"]:
+    """Take out of a gradient what points along y, and multiply by r."""
+    along = (grad * y).mean(dim=-1, keepdim=True)
+    return torch.addcmul(grad, y, along, value=-1).mul_(r.to(grad.dtype))
+
+
+class QuickNorm(torch.autograd.Function):
+    """Do what rms_norm does, and return it in a given format."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, dtype: torch.dtype, x: Float[Tensor, "*rows C"]
+    ) -> Float[Tensor, "*rows C"]:
+        """Return x over its root-mean-square."""
+        r = norm_factor(x)
+        y = torch.mul(x, r, out=torch.empty_like(x, dtype=dtype))
+        ctx.save_for_backward(y, r)
+        ctx.dtype = x.dtype
+        return y
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
+        """Return the gradient in x's format."""
+        return None, norm_backward(*ctx.saved_tensors, grad).to(ctx.dtype)
+
+
+def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Float[Tensor, "B T H D"]:
+    """Turn as apply_rope does, given tables (..., 1, D) as wide as x."""
+    return (x * cos).addcmul_(x.roll(x.size(-1) // 2, dims=-1), sin)
+
+
+class QuickRotatedNorm(torch.autograd.Function):
+    """Do what apply_rope and then rms_norm do."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Float[Tensor, "B T H D"],
+        cos: Float[Tensor, "*rows T half"],
+        sin: Float[Tensor, "*rows T half"],
+    ) -> Float[Tensor, "B T H D"]:
+        """Return x turned and over its root-mean-square."""
+        cos = torch.cat((cos, cos), dim=-1).unsqueeze(-2)
+        sin = torch.cat((sin, -sin), dim=-1).unsqueeze(-2)
+        r = norm_factor(x).to(x.dtype)
+        y = rotate_halves(x, cos, sin).mul_(r)
+        ctx.save_for_backward(y, r, cos, sin)
+        return y
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
+        """Go back through the norm, then turn by the opposite angle."""
+        y, r, cos, sin = ctx.saved_tensors
+        return rotate_halves(norm_backward(y, r, grad), cos, -sin), None, None
+
+
+class JointAttention(CausalSelfAttention):
+    """Make queries, keys and values by one product; its layers are plain ones, whatever their class."""
+
+    def project(
+        self,
+        x: Float[Tensor, "B T C"],
+        cos: Float[Tensor, "*rows T half"],
+        sin: Float[Tensor, "*rows T half"],
+    ) -> tuple[Float[Tensor, "B T H D"], Float[Tensor, "B T G D"], Float[Tensor, "B T G D"]]:
+        """Do what CausalSelfAttention.project does, in x's format."""
+        weight = torch.cat((self.c_q.weight, self.c_k.weight, self.c_v.weight)).to(x.dtype)
+        qkv = F.linear(x, weight).view(*x.shape[:2], -1, self.head_dim)
+        n_kv = self.c_k.out_features // self.head_dim
+        qk, v = qkv.split((qkv.size(2) - n_kv, n_kv), dim=2)
+        q, k = QuickRotatedNorm.apply(qk, cos, sin).split((qk.size(2) - n_kv, n_kv), dim=2)
+        return q, k, v
+
+
+class QuickSquaredReLU(torch.autograd.Function):
+    """Do what squared_relu does."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        """Return the square of what is positive."""
+        positive = x.relu()
+        ctx.save_for_backward(positive)
+        return positive.square()
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
+        """Multiply by the slope, twice the positive part."""
+        return (grad * ctx.saved_tensors[0]).mul_(2)
+
+
+def quick_newton_schulz(g: Float[Tensor, "N R C"], steps: int = 5) -> Float[Tensor, "N R C"]:
+    """Do what newton_schulz does; on a CPU, long matrices by way of their small Gram matrices.
 
     Args:
         g: a batch of matrices, any float dtype, shape (N, R, C).
         steps: iterations of the polynomial, at least 1.
-        dtype: as in newton_schulz.
 
     Returns:
-        g's shape, in the dtype computed in. A matrix of zeros stays zero.
+        g's shape; float32 on a CPU, bfloat16 on a GPU. A matrix of zeros stays zero.
     """
     short, long = sorted(g.shape[-2:])
-    if long < 2 * short or dtype not in (None, torch.float32) or g.device.type == "cuda":
-        return newton_schulz(g, steps, dtype)
+    if long < 2 * short or g.device.type == "cuda":
+        return newton_schulz(g, steps)
     a, b, c = NEWTON_SCHULZ
     x = (g.mT if g.size(-2) > g.size(-1) else g).float()
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)

@@ -149,8 +149,7 @@ class Muon(torch.optim.Optimizer):
     Source: Jordan et al. 2024, "Muon", https://kellerjordan.github.io/posts/muon/
     """
 
-    orthogonalize = staticmethod(newton_schulz)  # called with (matrices, ns_steps, dtype)
-    dtype: torch.dtype | None = None
+    orthogonalize = staticmethod(newton_schulz)  # called with (matrices, ns_steps)
 
     def __init__(
         self,
@@ -196,7 +195,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
         if group["nesterov"]:
             buffers = torch._foreach_lerp(grads, buffers, group["momentum"])
-        updates = self.orthogonalize(torch.stack(buffers), group["ns_steps"], self.dtype)
+        updates = self.orthogonalize(torch.stack(buffers), group["ns_steps"])
         updates = updates.to(params[0].dtype)
         rows, columns = params[0].shape
         if group["weight_decay"]:

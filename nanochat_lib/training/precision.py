@@ -2,15 +2,23 @@
 """One number format for a whole run: bfloat16 or float16 beside float32 master weights, and float8."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nanochat_lib.model.attention import fused_attention, rope_tables
+from nanochat_lib.model.attention import CausalSelfAttention, fused_attention, rope_tables
 from nanochat_lib.model.gpt import GPT
-from nanochat_lib.training.fused import quick_newton_schulz, scores_attention
+from nanochat_lib.training.fused import (
+    JointAttention,
+    QuickNorm,
+    QuickSquaredReLU,
+    keep_freed_memory,
+    quick_newton_schulz,
+    scores_attention,
+)
 from nanochat_lib.training.optim import Muon
 
 __all__ = [
@@ -122,7 +130,9 @@ def best_attention(device: torch.device, dtype: torch.dtype) -> Callable[..., Te
 
 
 def prepare(model: nn.Module, optimizers: list[torch.optim.Optimizer], dtype: torch.dtype) -> None:
-    """Let a model's blocks compute in a format, and its Muon work less for it; weights stay float32.
+    """Let a model's blocks compute in a format and, on a CPU, in few passes; weights stay float32.
+
+    The process keeps freed memory from now on.
 
     Args:
         model: a GPT; any other module is left alone.
@@ -134,6 +144,7 @@ def prepare(model: nn.Module, optimizers: list[torch.optim.Optimizer], dtype: to
     float8 = dtype == torch.float8_e4m3fn
     dtype = torch.bfloat16 if float8 else dtype
     c, device = model.config, model.wte.weight.device
+    keep_freed_memory()
     tables = rope_tables(c.sequence_len, c.head_dim, c.rope_base, device)
     model.cos, model.sin = (table.to(dtype) for table in tables)
     for name, module in model.named_modules():
@@ -146,6 +157,10 @@ def prepare(model: nn.Module, optimizers: list[torch.optim.Optimizer], dtype: to
         module.compute_dtype = dtype if short else torch.float32
     for block in model.blocks:
         block.attn.attend = best_attention(device, dtype)
+        if device.type == "cpu":  # a GPU has kernels for these
+            block.norm = partial(QuickNorm.apply, dtype)
+            block.attn.__class__ = CausalSelfAttention if float8 else JointAttention
+            block.mlp.activate = QuickSquaredReLU.apply
     for optimizer in optimizers:
         if isinstance(optimizer, Muon):
             optimizer.orthogonalize = quick_newton_schulz

@@ -5,24 +5,23 @@ import math
 import torch
 
 
-def grade_norm_backward(module) -> None:
-    """Autograd's gradient in float64, for several shapes; the arguments must survive."""
+def grade_gated_backward(module) -> None:
+    """Autograd's gradients in float64, for several shapes and sizes; the arguments must survive."""
     for seed, shape in enumerate([(4,), (3, 8), (2, 3, 16), (5, 1)]):
         generator = torch.Generator().manual_seed(seed)
-        x = torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_()
-        grad = torch.randn(shape, dtype=torch.float64, generator=generator)
-        r = x.square().mean(dim=-1, keepdim=True).rsqrt()
-        y = x * r
-        y.backward(grad)
-        given = [t.detach().clone() for t in (y, r, grad)]
-        got = module.norm_backward(*given)
-        assert got.shape == x.shape, f"shape {tuple(got.shape)}, expected {tuple(x.shape)}"
-        worst = float((got - x.grad).abs().max())
-        assert worst < 1e-9, f"shape {shape}: off by {worst:.1e}: r depends on every number of x"
-        for name, before, after in zip(("y", "r", "grad"), (y, r, grad), given):
-            assert torch.equal(before.detach(), after), (
-                f"{name} was changed: autograd still needs it"
-            )
+        a, b, grad = torch.randn((3, *shape), dtype=torch.float64, generator=generator).unbind()
+        a = (a * 10.0 ** (seed - 1)).requires_grad_()
+        b = b.clone().requires_grad_()
+        (torch.nn.functional.silu(a) * b).backward(grad)
+        given = [t.detach().clone() for t in (a, b, grad)]
+        got = module.gated_backward(*given)
+        assert len(got) == 2, "two gradients are wanted, of a and of b"
+        for name, x, ours in zip("ab", (a, b), got):
+            assert ours.shape == x.shape, f"shape {tuple(ours.shape)}, expected {tuple(x.shape)}"
+            worst = float((ours - x.grad).abs().max())
+            assert worst < 1e-9, f"shape {shape}: the gradient of {name} is off by {worst:.1e}"
+        for name, before, after in zip(("a", "b", "grad"), (a, b, grad), given):
+            assert torch.equal(before.detach(), after), f"{name} was changed: others still need it"
 
 
 def grade_stochastic_round(module) -> None:
@@ -114,20 +113,25 @@ def grade_stored_losses(module) -> None:
 
 
 MUTANTS = {
-    "norm_backward": [
-        """def norm_backward(y, r, grad):
-    '''Treat r as a constant, though it depends on x.'''
-    return grad * r""",
-        """def norm_backward(y, r, grad):
-    '''Sum where the mean belongs.'''
-    return r * (grad - y * (grad * y).sum(dim=-1, keepdim=True))""",
-        """def norm_backward(y, r, grad):
-    '''Project, and forget to scale by r.'''
-    return grad - y * (grad * y).mean(dim=-1, keepdim=True)""",
-        """def norm_backward(y, r, grad):
-    '''Change the gradient in place, which others still need.'''
-    along = (grad * y).mean(dim=-1, keepdim=True)
-    return grad.sub_(y * along).mul_(r)""",
+    "gated_backward": [
+        """def gated_backward(a, b, grad):
+    '''Treat the sigmoid as a constant.'''
+    s = a.sigmoid()
+    return grad * b * s, grad * a * s""",
+        """def gated_backward(a, b, grad):
+    '''Take the slope of the sigmoid for that of silu.'''
+    s = a.sigmoid()
+    return grad * b * s * (1 - s), grad * a * s""",
+        """def gated_backward(a, b, grad):
+    '''Give b the bare gate.'''
+    s = a.sigmoid()
+    return grad * b * (s + a * s * (1 - s)), grad * s""",
+        """def gated_backward(a, b, grad):
+    '''Work in the memory of the arguments.'''
+    s = a.sigmoid()
+    slope = s + a * s * (1 - s)
+    to_b = grad * a * s
+    return grad.mul_(b).mul_(slope), to_b""",
     ],
     "stochastic_round": [
         """def stochastic_round(x, generator):

@@ -81,7 +81,10 @@ def test_prepare_changes_no_name_and_no_weight_and_can_go_back():
 
 def test_going_back_to_float32_is_exact():
     model = busy_gpt()
+    plain = model(batch()[0])
+    prepare(model, [], torch.float32)
     logits = model(batch()[0])
+    torch.testing.assert_close(logits, plain, rtol=1e-5, atol=1e-5)
     prepare(model, [], torch.bfloat16)
     prepare(model, [], torch.float32)
     assert torch.equal(model(batch()[0]), logits)
