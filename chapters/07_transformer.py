@@ -125,10 +125,7 @@ for layer in range(1, 33):
 # %%
 #| export
 def squared_relu(x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
-    """Square what is positive, number by number; the rest becomes zero.
-
-    Source: So et al. 2021 (arXiv:2109.08668), section 4.
-    """
+    """Square what is positive; the rest becomes zero. Source: So et al. 2021, section 4."""
     return F.relu(x).square()
 
 

@@ -63,7 +63,7 @@ def test_pretraining_learns_and_resumes_to_the_bit(corpus, tmp_path, dtype):
     assert meta["stage"] == "base" and meta["tokenizer_hash"] == corpus[2].hash
     batches = validation_batches(SMALL, corpus[1], corpus[2], torch.device("cpu"))
     bits = evaluate_bpb(quiet, batches, torch.tensor(corpus[2].token_bytes()))
-    near = 0.0 if dtype == "float32" else 0.05  # a checkpoint is loaded to compute in float32
+    near = 1e-6 if dtype == "float32" else 0.05  # a checkpoint is loaded to compute the plain way
     assert bits == pytest.approx(summary["evals"][-1][1], abs=near)
 
 
