@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from nanochat_lib.model.attention import CausalSelfAttention, fused_attention
+from nanochat_lib.model.attention import CausalSelfAttention, apply_rope, fused_attention
 from nanochat_lib.model.gpt import GPT
 from nanochat_lib.training.optim import NEWTON_SCHULZ, newton_schulz
 
@@ -50,7 +50,7 @@ import time
 
 import matplotlib.pyplot as plt
 
-from nanochat_lib.model.attention import apply_rope, rms_norm, rope_tables
+from nanochat_lib.model.attention import rms_norm, rope_tables
 from nanochat_lib.model.gpt import GPTConfig, squared_relu
 from nanochat_lib.training.optim import OptimConfig, build_optimizers, newton_schulz
 
@@ -252,12 +252,11 @@ plt.show()
 #
 # ## What the profile does not show
 #
-# One reason is shared by all, and no line of the table names it. A softmax over a million bytes takes
-# longer inside the step than alone. Alone, it gets the memory that its last call has just freed. Inside
-# the step, hundreds of tensors come and go; C's allocator gives what lies free at the end of its heap
-# back to the operating system, and asks for it again a moment later. The system hands out memory in
-# pages of 4,096 bytes, filled with zeros one by one, when they are first touched: a *page fault* each.
-# The system counts them.
+# One reason is shared by all, and no line of the table names it: every operation needs memory for its
+# result. Hundreds of tensors come and go in a step; C's allocator gives what lies free at the end of its
+# heap back to the operating system, and asks for it again a moment later. The system hands out memory in
+# pages, mostly of 4,096 bytes, filled with zeros one by one, when they are first touched: a *page fault*
+# each. The system counts them.
 
 
 # %%
@@ -290,7 +289,7 @@ faults = faults_per_step(plain_step)
 def keep_freed_memory() -> bool:
     """Let this process reuse the memory of freed tensors instead of giving it back to the system.
 
-    Blocks of up to 1 GiB (32 MiB in an older glibc) stay, 2 GiB at most.
+    Blocks of up to 1 GiB (32 MiB in an older glibc) come from the heap, whose free end may be 2 GiB.
 
     Returns:
         True where it could be set: on Linux with glibc.
@@ -309,8 +308,8 @@ if keep_freed_memory():
 
 # %% [markdown]
 # One call for the whole process, not a line of the model changed; the record below says what it brings
-# on a quiet machine, and it brings more to larger models, whose tensors are fetched from the system one
-# by one. So before one replaces an operation, one asks whether it is the operation that is slow.
+# on a quiet machine. So before one replaces an operation, one asks whether it is the operation that is
+# slow.
 #
 # ## Two speeds: the roofline
 #
@@ -533,7 +532,7 @@ del wide
 # With g = (1, 0) the mean of g·y is 0.424, and the gradient is 0.283 · (1 - 0.849 · 0.424, -1.131 · 0.424)
 # = (0.181, -0.136), which is at right angles to (3, 4).
 #
-# Three passes over y and g, and nothing but y and r to keep. The y is kept anyway, by the product that
+# Four passes over vectors, and nothing but y and r to keep. The y is kept anyway, by the product that
 # reads it.
 
 
@@ -586,11 +585,6 @@ assert torch.allclose(x.grad, torch.tensor([0.181, -0.136]), atol=1e-3), f"got {
 
 # %%
 #| export training.fused
-def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Float[Tensor, "B T H D"]:
-    """Turn as apply_rope does, given tables (..., 1, D) as wide as x."""
-    return (x * cos).addcmul_(x.roll(x.size(-1) // 2, dims=-1), sin)
-
-
 class QuickRotatedNorm(torch.autograd.Function):
     """Do what apply_rope and then rms_norm do."""
 
@@ -602,10 +596,8 @@ class QuickRotatedNorm(torch.autograd.Function):
         sin: Float[Tensor, "*rows T half"],
     ) -> Float[Tensor, "B T H D"]:
         """Return x turned and over its root-mean-square."""
-        cos = torch.cat((cos, cos), dim=-1).unsqueeze(-2)
-        sin = torch.cat((sin, -sin), dim=-1).unsqueeze(-2)
         r = norm_factor(x).to(x.dtype)
-        y = rotate_halves(x, cos, sin).mul_(r)
+        y = apply_rope(x, cos, sin).mul_(r)
         ctx.save_for_backward(y, r, cos, sin)
         return y
 
@@ -613,11 +605,11 @@ class QuickRotatedNorm(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
         """Go back through the norm, then turn by the opposite angle."""
         y, r, cos, sin = ctx.saved_tensors
-        return rotate_halves(norm_backward(y, r, grad), cos, -sin), None, None
+        return apply_rope(norm_backward(y, r, grad), cos, -sin), None, None
 
 
 class JointAttention(CausalSelfAttention):
-    """Make queries, keys and values by one product; its layers are plain ones, whatever their class."""
+    """Make queries, keys and values by one product; of its three layers only the weights are used."""
 
     def project(
         self,
@@ -1171,8 +1163,8 @@ print(f"laptop, each in the format it chooses by itself: {ratio:.2f}x the first"
 
 # %% [markdown]
 # The larger the vocabulary, the more the slices matter, in time and in memory. (In bfloat16 the first
-# version is measured under torch's autocast; by itself it chose float32 on this processor.) Compiled, all
-# sides come close to each other: fused passes are what the compiler has to give, and the products, which
+# version is measured under torch's autocast; by itself it chose float32 on this processor.) Compiled, the
+# sides come closer to each other: fused passes are what the compiler has to give, and the products, which
 # are most of the step by then, are the same for everybody.
 #
 # ## Did the model get worse?
@@ -1227,9 +1219,10 @@ for name, milliseconds in dead.items():
     print(f"{name:30} {milliseconds:5.1f} ms a step")
 
 # %%
-steps, eager = 2700, record["ladder"]["quick Newton-Schulz"]
+steps = 2700
 for what in ("model", "blocks"):
     found = record[f"compiled_{what}"]
+    eager = found["eager_ms"]  # measured in turns with it
     whole = (found["cold_seconds"] + steps * found["ms"] / 1e3) / (steps * eager / 1e3)
     print(
         f"compiling the {what:6}: {found['ms']:.0f} instead of {eager:.0f} ms after "

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from nanochat_lib.model.attention import CausalSelfAttention, fused_attention
+from nanochat_lib.model.attention import CausalSelfAttention, apply_rope, fused_attention
 from nanochat_lib.model.gpt import GPT
 from nanochat_lib.training.optim import NEWTON_SCHULZ, newton_schulz
 
@@ -23,7 +23,6 @@ __all__ = [
     "norm_factor",
     "norm_backward",
     "QuickNorm",
-    "rotate_halves",
     "QuickRotatedNorm",
     "JointAttention",
     "QuickSquaredReLU",
@@ -35,7 +34,7 @@ __all__ = [
 def keep_freed_memory() -> bool:
     """Let this process reuse the memory of freed tensors instead of giving it back to the system.
 
-    Blocks of up to 1 GiB (32 MiB in an older glibc) stay, 2 GiB at most.
+    Blocks of up to 1 GiB (32 MiB in an older glibc) come from the heap, whose free end may be 2 GiB.
 
     Returns:
         True where it could be set: on Linux with glibc.
@@ -155,11 +154,6 @@ class QuickNorm(torch.autograd.Function):
         return None, norm_backward(*ctx.saved_tensors, grad).to(ctx.dtype)
 
 
-def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Float[Tensor, "B T H D"]:
-    """Turn as apply_rope does, given tables (..., 1, D) as wide as x."""
-    return (x * cos).addcmul_(x.roll(x.size(-1) // 2, dims=-1), sin)
-
-
 class QuickRotatedNorm(torch.autograd.Function):
     """Do what apply_rope and then rms_norm do."""
 
@@ -171,10 +165,8 @@ class QuickRotatedNorm(torch.autograd.Function):
         sin: Float[Tensor, "*rows T half"],
     ) -> Float[Tensor, "B T H D"]:
         """Return x turned and over its root-mean-square."""
-        cos = torch.cat((cos, cos), dim=-1).unsqueeze(-2)
-        sin = torch.cat((sin, -sin), dim=-1).unsqueeze(-2)
         r = norm_factor(x).to(x.dtype)
-        y = rotate_halves(x, cos, sin).mul_(r)
+        y = apply_rope(x, cos, sin).mul_(r)
         ctx.save_for_backward(y, r, cos, sin)
         return y
 
@@ -182,11 +174,11 @@ class QuickRotatedNorm(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
         """Go back through the norm, then turn by the opposite angle."""
         y, r, cos, sin = ctx.saved_tensors
-        return rotate_halves(norm_backward(y, r, grad), cos, -sin), None, None
+        return apply_rope(norm_backward(y, r, grad), cos, -sin), None, None
 
 
 class JointAttention(CausalSelfAttention):
-    """Make queries, keys and values by one product; its layers are plain ones, whatever their class."""
+    """Make queries, keys and values by one product; of its three layers only the weights are used."""
 
     def project(
         self,

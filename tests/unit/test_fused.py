@@ -232,8 +232,7 @@ if sys.argv[1] == "keep" and not keep_freed_memory():
     print("unknown here")
     sys.exit()
 def use():
-    for size in (100_000, 1_000_000, 20_000_000):  # bytes: from the heap, and blocks of their own
-        torch.ones(size, dtype=torch.uint8)
+    [torch.ones(15_000_000, dtype=torch.uint8) for _ in range(3)]  # all free at once, by default too much
 use()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
