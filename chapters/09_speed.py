@@ -1230,8 +1230,8 @@ for what in ("model", "blocks"):
     )
 
 # %% [markdown]
-# `torch.compile` fuses the many small passes, but on two cores the products are most of the step, and a
-# laptop run is over before the cold start is paid back. A sliding window given as a mask saves nothing:
+# `torch.compile` fuses the many small passes, but on two cores the products are most of the step: in the
+# steps of a laptop run the gain about pays for one cold start, and no more. A sliding window given as a mask saves nothing:
 # the kernel computes all scores and then throws most away, so a window helps only a kernel that skips
 # blocks. The scores in memory, which helped in bfloat16, do not in float32. And the setting that lets
 # float32 products use bfloat16 inside, which AMX units obey, brought nothing here.
