@@ -1055,13 +1055,15 @@ def prepare(model: nn.Module, optimizers: list[torch.optim.Optimizer], dtype: to
         fits = name.startswith("blocks.") and not any(n % 16 for n in module.weight.shape)
         module.__class__ = Float8Linear if float8 and fits else CastLinear
         # A GPU's float32 products are so slow that the head's are short, too; its logits are not.
-        short = device.type == "cuda" or name != "lm_head"
+        short = device.type == "cuda" or not name.startswith("lm_head")
         module.compute_dtype = dtype if short else torch.float32
     for block in model.blocks:
         block.attn.attend = best_attention(device, dtype)
         if device.type == "cpu":  # a GPU has kernels for these
             block.norm = partial(QuickNorm.apply, dtype)
-            block.attn.__class__ = CausalSelfAttention if float8 else JointAttention
+            plain = all(isinstance(part, CastLinear) for part in block.attn.children())
+            joint = plain and not float8
+            block.attn.__class__ = JointAttention if joint else CausalSelfAttention
             block.mlp.activate = QuickSquaredReLU.apply
     for optimizer in optimizers:
         if isinstance(optimizer, Muon):

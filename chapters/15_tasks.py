@@ -120,10 +120,12 @@ class Task(ABC):
     """A data set of conversations together with the grader of an answer.
 
     A subclass gives `__len__`, `__getitem__` and, if its answers can be graded, `evaluate`.
-    `floor` is the accuracy of guessing (None where guessing gets nothing).
+    `floor` is the accuracy of guessing (None where guessing gets nothing). Where `must_end` is true,
+    an answer that was cut off counts as wrong.
     """
 
     floor: float | None = None
+    must_end = False
 
     def __init__(self, split: str = "train"):
         """Remember which part of the data this is: "train", "test", ..."""
@@ -862,6 +864,29 @@ def count_aloud(word: str, letter: str) -> str:
 # %%
 assert count_aloud("strawberry", "r") == "s t r1 a w b e r2 r3 y"
 
+# %% [markdown]
+# Then the calculator counts, too, and has the last word. The grader comes in two forms: one asks for the
+# number alone, the other also for the working, because a number between 0 and 3 is easily guessed.
+
+
+# %%
+#| export tasks.spelling
+def count_answer(word: str, letter: str) -> list[dict]:
+    """Answer how often a letter occurs: the working, a check with the calculator, the number."""
+    count = word.count(letter)
+    return [
+        {"type": "text", "text": f"I spell {word}: {count_aloud(word, letter)}. Check: "},
+        {"type": "python", "text": f"'{word}'.count('{letter}')"},
+        {"type": "python_output", "text": str(count)},
+        {"type": "text", "text": f"\n#### {count}"},
+    ]
+
+
+def counted_aloud(word: str, letter: str, response: str) -> bool:
+    """Decide whether a response has the right letters, running count and final number."""
+    right = final_number(response) == word.count(letter)
+    return right and f": {count_aloud(word, letter)}." in response
+
 
 # %%
 #| export tasks.spelling
@@ -905,16 +930,9 @@ class SpellingBee(Task):
         rng = local_generator("spelling bee", self.seed, self.split, self.check_index(index))
         word = draw_word(rng, self.split, self.path)
         letter = rng.choice(word) if rng.random() < 0.8 else rng.choice("aeiostrln")
-        count = word.count(letter)
-        parts = [
-            {"type": "text", "text": f"I spell {word}: {count_aloud(word, letter)}. Check: "},
-            {"type": "python", "text": f"'{word}'.count('{letter}')"},
-            {"type": "python_output", "text": str(count)},
-            {"type": "text", "text": f"\n#### {count}"},
-        ]
         question = rng.choice(QUESTIONS).format(word=word, letter=letter)
         user = {"role": "user", "content": question}
-        messages = [user, {"role": "assistant", "content": parts}]
+        messages = [user, {"role": "assistant", "content": count_answer(word, letter)}]
         return {"messages": messages, "word": word, "letter": letter}
 
     def evaluate(self, conversation: dict, response: str) -> bool:
@@ -923,8 +941,7 @@ class SpellingBee(Task):
 
     def evaluate_working(self, conversation: dict, response: str) -> bool:
         """Ask for the right number and the right spelling: a lucky guess fails."""
-        working = count_aloud(conversation["word"], conversation["letter"])
-        return f": {working}." in response and self.evaluate(conversation, response)
+        return counted_aloud(conversation["word"], conversation["letter"], response)
 
 
 # %%

@@ -36,7 +36,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from nanochat_lib.common import Ranks, get_ranks, pick_device
+from nanochat_lib.common import Ranks, get_ranks, local_generator, pick_device
 from nanochat_lib.model.gpt import GPT
 from nanochat_lib.tasks.base import Task
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
@@ -208,7 +208,7 @@ plt.show()
 #
 # ## The loader
 #
-# Three things can go wrong in a packing loader, and all three have happened in published code:
+# Four things can go wrong in a packing loader; the first three have happened in published code:
 #
 # 1. A conversation longer than the row fits nowhere, and the loop that looks for room never ends.
 #    So we crop it on entry.
@@ -217,6 +217,11 @@ plt.show()
 #    counted.
 # 3. If *every* conversation is skipped, we are back at a loop that never ends. So after one full
 #    round without a target we raise an error that says why.
+# 4. A row begins with the conversation that has waited longest. Which one waits? The one whose
+#    length nobody needed, so short ones open the rows, and a kind of middle length hardly ever does.
+#    But a chat *is* the first conversation of its row. Our first loader made this mistake: its model
+#    had learned to refuse what it does not know, everywhere but at the place where it was asked. So
+#    the order within each row is shuffled.
 #
 # The whole class then reads in one go. A draw is the running number of a conversation; the buffer
 # is saved as draws, so that the state in a checkpoint is a short list of numbers.
@@ -227,8 +232,8 @@ plt.show()
 class ConversationLoader:
     """Pack rendered conversations into rows, with targets only where the assistant speaks.
 
-    A row starts with the conversation that has waited longest; the longest ones that still fit
-    follow, whole; the rest is padding (targets -1). A conversation longer than a row is cropped; if
+    A row gets the conversation that has waited longest, then the longest ones that still fit, whole
+    and in random order; the rest is padding (targets -1). A conversation longer than a row is cropped; if
     nothing to learn remains it is skipped and counted. So every row has a target, and no mean is
     ever taken over none.
 
@@ -308,17 +313,17 @@ class ConversationLoader:
         self.refill()
         if not self.buffer:
             raise StopIteration
-        _, ids, targets = self.buffer.pop(0)
-        ids, targets = list(ids), list(targets)
+        chosen, room = [self.buffer.pop(0)], self.sequence_len
         while True:
-            lengths = [len(item[1]) for item in self.buffer]
-            best = best_fit(lengths, self.sequence_len - len(ids))
+            room -= len(chosen[-1][1])
+            best = best_fit([len(ids) for _, ids, _ in self.buffer], room)
             if best is None:
                 break
-            _, more_ids, more_targets = self.buffer.pop(best)
-            ids, targets = ids + more_ids, targets + more_targets
-        padding = self.sequence_len - len(ids)
-        return ids + [self.tokenizer.bos_id] * padding, targets + [IGNORE] * padding
+            chosen.append(self.buffer.pop(best))
+        local_generator("order in a row", chosen[0][0]).shuffle(chosen)
+        ids = [token for _, part, _ in chosen for token in part]
+        targets = [target for *_, part in chosen for target in part]
+        return ids + [self.tokenizer.bos_id] * room, targets + [IGNORE] * room
 
     def next_row(self) -> tuple[list[int], list[int]]:
         """Return a row of text where its share is due, else a row of conversations."""
@@ -369,7 +374,7 @@ print(tokenizer.decode(inputs[0].tolist()))
 print(tokenizer.decode([token for token in targets[0].tolist() if token != IGNORE]))
 
 # %% [markdown]
-# Now the property that the three points above promise, at every row length from 2 up. Either the
+# Now the property that the first three points promise, at every row length from 2 up. Either the
 # loader says that nothing fits, or each row of its batches starts with `<|bos|>` and has a target.
 # The conversations include one that is longer than any row, and one whose user has not been
 # answered.
@@ -406,6 +411,34 @@ for length in range(2, 60):
         assert (inputs[:, 0] == tokenizer.bos_id).all() and (targets != IGNORE).any(dim=1).all()
 print(f"too short: {too_short[0]} to {too_short[-1]} tokens")
 print(message)
+
+# %% [markdown]
+# The fourth point. Two kinds of conversation, half and half, one three times as long as the other:
+# which of them opens a row?
+
+
+# %%
+class TwoLengths(Task):
+    """Short and long conversations in turns."""
+
+    def __len__(self) -> int:
+        return 2_000
+
+    def __getitem__(self, index: int) -> dict:
+        words = "on " * (20 if index % 2 else 6)
+        user = {"role": "user", "content": "Go" if index % 2 else "go"}
+        return {"messages": [user, {"role": "assistant", "content": words}]}
+
+
+# %%
+# NBVAL_CHECK_OUTPUT
+capital = tokenizer.encode("Go")[0]
+rows, _ = next(ConversationLoader(TwoLengths(), tokenizer, 400, 128))
+print(f"{(rows[:, 2] == capital).double().mean():.0%} of the rows begin with a long one")
+
+# %% [markdown]
+# As many as there are. Taken in the order of packing it would be far fewer, and exercise
+# `who_opens_rows` of chapter `contact` shows how far.
 
 # %% [markdown]
 # And resuming: a loader that is given another's state goes on with the same batches.
@@ -499,6 +532,7 @@ def finetune(
     evaluate: Callable[[GPT], float] | None = None,
     stage: str = "sft",
     progress: Callable[[dict], None] | str | None = "bar",
+    adapt: Callable[[GPT, FinetuneConfig], list[torch.optim.Optimizer]] | None = None,
 ) -> dict:
     """Train a finished model further on conversations; resume if `folder` holds a checkpoint.
 
@@ -512,6 +546,7 @@ def finetune(
         evaluate: called by the loop every config.eval_every steps.
         stage: the name written into the checkpoint: "mid", "sft", ...
         progress: as for `train`: "bar", a function called every step, or None.
+        adapt: changes the loaded model and builds its optimizers; None trains all weights.
 
     Returns:
         The loop's summary, and "skipped": conversations with nothing to learn within a row.
@@ -535,7 +570,7 @@ def finetune(
         text_shards=text_shards,
         text_fraction=config.text_fraction,
     )
-    optimizers = build_optimizers(model, config.scaled_optim)
+    optimizers = adapt(model, config) if adapt else build_optimizers(model, config.scaled_optim)
     meta = {
         "config": base_meta["config"],
         "tokenizer_hash": tokenizer.hash,
@@ -764,7 +799,9 @@ def response_text(tokenizer: Tokenizer, ids: list[int]) -> str:
     return tokenizer.decode(ids[:end])
 
 
-def make_record(task: Task, index: int, conversation: dict, response: str) -> dict:
+def make_record(
+    task: Task, index: int, conversation: dict, response: str, ended: bool = True
+) -> dict:
     """Grade one response and keep what a report wants to show of it."""
     messages = conversation["messages"]
     asked = max(i for i, message in enumerate(messages) if message["role"] == "user")
@@ -774,7 +811,8 @@ def make_record(task: Task, index: int, conversation: dict, response: str) -> di
         "question": messages[asked]["content"],
         "expected": content_text(expected),
         "response": response,
-        "correct": bool(task.evaluate(conversation, response)),
+        "ended": ended,
+        "correct": (ended or not task.must_end) and bool(task.evaluate(conversation, response)),
     }
 
 
@@ -802,7 +840,8 @@ def evaluate_task(
         limit: ask only the first so many questions.
 
     Returns:
-        The score, and a record a question: index, question, expected, response, correct.
+        The score, and a record a question: index, question, expected, response, whether it ended by
+        itself, correct.
 
     Raises:
         ValueError: there is no question, or batch_size is below 1.
@@ -814,13 +853,14 @@ def evaluate_task(
     prompts = [engine.tokenizer.render_for_completion(c) for c in conversations]
     room = engine.model.config.sequence_len
     order = sorted((i for i in range(n) if len(prompts[i]) < room), key=lambda i: len(prompts[i]))
-    responses = [""] * n
+    responses = [("", False)] * n
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         answers = engine.generate_batch([prompts[i] for i in chosen], max_tokens=max_tokens)
         for i, (tokens, _) in zip(chosen, answers):
-            responses[i] = response_text(engine.tokenizer, tokens)
-    records = [make_record(task, i, conversations[i], responses[i]) for i in range(n)]
+            ended = len(tokens) < min(max_tokens, room - len(prompts[i]))
+            responses[i] = response_text(engine.tokenizer, tokens), ended
+    records = [make_record(task, i, conversations[i], *responses[i]) for i in range(n)]
     return score(sum(record["correct"] for record in records), n), records
 
 

@@ -342,8 +342,8 @@ class ChatConfig:
     """answer this one message and stop"""
     run: str | None = None
     """name of the run; the newest one by default"""
-    stage: Literal["sft", "base"] = "sft"
-    """sft answers; base only continues a text"""
+    stage: Literal["sft", "mid", "base"] = "sft"
+    """sft answers; mid has practised skills only; base only continues a text"""
     temperature: float = 0.6
     """0 always takes the likeliest token, 1 draws with the model's own odds"""
     top_k: int | None = 50
@@ -363,7 +363,7 @@ def find_run(name: str | None, stage: str) -> Path:
 
     Args:
         name: the run's, or None for the one with the newest checkpoint.
-        stage: "sft" or "base".
+        stage: "sft", "mid" or "base".
 
     Raises:
         ValueError: there is none; the message lists what there is.

@@ -48,7 +48,7 @@ scratch = tempfile.TemporaryDirectory()
 # would rebuild the tokenizer, which would...
 #
 # ```text
-# data ──> tokenizer ──> base ──> sft ──> evaluation ──> report
+# data ──> tokenizer ──> base ──> mid ──> sft ──> evaluation ──> report
 #   └──────────┴───────────┴───────┴──────────┘   each may read all folders before it
 # ```
 #
@@ -292,17 +292,19 @@ def train_base(folder: Path, inputs: dict[str, Path], config: PretrainConfig) ->
 
 
 # %%
-#| default_exp capstone.stage_sft
-# Stage 4: fine-tune on conversations.
+#| default_exp capstone.stage_chat
+# Stages 4 and 5: midtraining and fine-tuning on conversations.
 
 # %%
 #| export
-from nanochat_lib.tasks.practice import chat_mixture
+from nanochat_lib.tasks.base import Task
+from nanochat_lib.tasks.unknown import MID_SHARES, SFT_SHARES, contact_mixture
 from nanochat_lib.training.finetune import FinetuneConfig, finetune
 
 # %% [markdown]
-# Fine-tuning reads conversations, and again some pretraining text, so that what the base model
-# knew is not overwritten.
+# Midtraining and fine-tuning read conversations, each its own mixture (chapter `contact`), and again
+# some pretraining text, so that what the base model knew is not overwritten. They are one function
+# with two diets.
 
 
 # %%
@@ -315,6 +317,25 @@ class ChatDataConfig:
     seed: int = 0
 
 
+def stage_conversations(stage: str, data: DataConfig, chat: ChatDataConfig) -> Task:
+    """Mix the conversations of stage "mid" or "sft"."""
+    shares = {"mid": MID_SHARES, "sft": SFT_SHARES}[stage]
+    return contact_mixture(World(data.world_seed), chat.conversations, chat.seed, shares)
+
+
+def train_mid(
+    folder: Path,
+    inputs: dict[str, Path],
+    data: DataConfig,
+    chat: ChatDataConfig,
+    config: FinetuneConfig,
+) -> dict:
+    """Train the base model on skills: letters, sums, questions of many kinds."""
+    tokenizer, text = Tokenizer.load(inputs["tokenizer"]), list_shards(inputs["data"] / "train")
+    conversations = stage_conversations("mid", data, chat)
+    return finetune(config, conversations, tokenizer, inputs["base"], folder, text, stage="mid")
+
+
 def train_sft(
     folder: Path,
     inputs: dict[str, Path],
@@ -322,18 +343,17 @@ def train_sft(
     chat: ChatDataConfig,
     config: FinetuneConfig,
 ) -> dict:
-    """Fine-tune the base model on conversations, with some pretraining text among them."""
-    tokenizer = Tokenizer.load(inputs["tokenizer"])
-    conversations = chat_mixture(World(data.world_seed), chat.conversations, chat.seed)
-    text_shards = list_shards(inputs["data"] / "train")
-    return finetune(config, conversations, tokenizer, inputs["base"], folder, text_shards)
+    """Train the midtrained model on chats of every kind, refusals among them."""
+    tokenizer, text = Tokenizer.load(inputs["tokenizer"]), list_shards(inputs["data"] / "train")
+    conversations = stage_conversations("sft", data, chat)
+    return finetune(config, conversations, tokenizer, inputs["mid"], folder, text, stage="sft")
 
 
 # %% [markdown]
 # ### Evaluation
 #
-# Three models answer the same held-out questions: the one we started from, the base model and the
-# fine-tuned one. The first two look like a waste of time. They are the control group: if an
+# Four models answer the same held-out questions: the one we started from, and those of the three
+# trainings. The first two look like a waste of time. They are the control group: if an
 # untrained network gets 25%, then 30% after training is no skill. The base model has never seen
 # the markers of a conversation, so it shows what fine-tuning adds.
 
@@ -354,10 +374,12 @@ from torch import Tensor
 from nanochat_lib.common import atomic_write
 from nanochat_lib.evaluation.bpb import BigramModel, bigram_counts, evaluate_bpb
 from nanochat_lib.evaluation.chat import evaluate_task
+from nanochat_lib.evaluation.contact import FirstContact
 from nanochat_lib.inference.engine import Engine
 from nanochat_lib.model.gpt import GPT
 from nanochat_lib.tasks.base import Task
 from nanochat_lib.data.synthetic import OPENINGS
+from nanochat_lib.tasks.contact import CountLetters
 from nanochat_lib.tasks.contamination import contamination, training_texts
 from nanochat_lib.tasks.tinyworld import heldout_tasks
 from nanochat_lib.training.checkpoint import load_model
@@ -384,18 +406,18 @@ class EvaluationConfig:
 # %%
 #| export
 def load_models(inputs: dict[str, Path], tokenizer: Tokenizer) -> dict[str, GPT]:
-    """Load the two trained models, and build the one that training started from, on the CPU."""
+    """Load the trained models, and build the one that training started from, on the CPU."""
     base, meta = load_model(inputs["base"], tokenizer)
-    sft, _ = load_model(inputs["sft"], tokenizer)
+    chat = {stage: load_model(inputs[stage], tokenizer)[0] for stage in ("mid", "sft")}
     untrained = GPT(base.config)
     untrained.init_weights(torch.Generator().manual_seed(meta["pretrain"]["seed"]))
-    return {"untrained": untrained, "base": base, "sft": sft}
+    return {"untrained": untrained, "base": base, **chat}
 
 
 # %% [markdown]
 # Bits per byte get two floors from chapter "baseline": a model that finds all tokens equally
 # likely, and one that counts pairs. Both have the same call as the GPT, so one function measures
-# all five on the same batches.
+# all of them on the same batches.
 
 
 # %%
@@ -476,7 +498,8 @@ def score_task(
     models: dict[str, GPT], model: str, tokenizer: Tokenizer, task: Task, config: EvaluationConfig
 ) -> dict:
     """Ask one model the questions of one task; keep the score and every answer."""
-    limit = config.questions if model == "sft" else config.baseline_questions
+    limit = config.baseline_questions if model in ("untrained", "base") else config.questions
+    limit = len(task) if model == "sft" else limit
     engine = Engine(models[model], tokenizer)
     score, answers = evaluate_task(engine, task, config.max_tokens, config.batch_size, limit)
     return {"score": dataclasses.asdict(score), "answers": answers}
@@ -499,6 +522,20 @@ def describe_tasks(tasks: dict[str, Task]) -> dict[str, dict]:
     return {key: {name: getattr(task, name) for name in names} for key, task in tasks.items()}
 
 
+# %% [markdown]
+# The tests are TinyWorld's five, letters of real words, and the first messages. The last are short
+# ("hi"), so they are no use for a search in all texts; `contact_mixture` sees to it that none of
+# them is ever asked.
+
+
+# %%
+#| export
+def all_tests(world: World, size: int) -> dict[str, Task]:
+    """Return every test by name, of at most `size` questions but for the first messages."""
+    real = CountLetters(world, "test", size)
+    return heldout_tasks(world, size) | {"real_words": real, "first_contact": FirstContact(world)}
+
+
 # %%
 #| export
 def evaluate_models(
@@ -508,19 +545,20 @@ def evaluate_models(
     chat: ChatDataConfig,
     config: EvaluationConfig,
 ) -> dict:
-    """Measure the untrained, the base and the fine-tuned model, one file a finished piece.
+    """Measure the untrained model and that of every stage, one file a finished piece.
 
     Everything runs in float32 with fixed seeds, so a piece measured again comes out the same.
     """
     world, tokenizer = World(data.world_seed), Tokenizer.load(inputs["tokenizer"])
-    models, tasks = load_models(inputs, tokenizer), heldout_tasks(world, config.questions)
-    chats = chat_mixture(world, chat.conversations, chat.seed)
+    models, tasks = load_models(inputs, tokenizer), all_tests(world, config.questions)
     documents = stream_documents(training_shards(inputs["data"]), loop=False)
-    texts = chain((text for text, _ in documents), training_texts(chats))
+    chats = [stage_conversations(stage, data, chat) for stage in ("mid", "sft")]
+    texts = chain((text for text, _ in documents), *map(training_texts, chats))
+    questions = {name: task for name, task in tasks.items() if name != "first_contact"}
     pieces = {
         "bits_per_byte": partial(measure_bits, models, inputs, tokenizer, config),
         "samples": partial(story_samples, models["base"], tokenizer, config),
-        "contamination": partial(contamination, texts, tasks),
+        "contamination": partial(contamination, texts, questions),
     }
     for model, task in product(models, tasks):
         piece = partial(score_task, models, model, tokenizer, tasks[task], config)
@@ -561,6 +599,7 @@ class Profile:
     tokenizer: TokenizerConfig = TokenizerConfig()
     base: PretrainConfig = PretrainConfig()
     chat: ChatDataConfig = ChatDataConfig()
+    mid: FinetuneConfig = FinetuneConfig()
     sft: FinetuneConfig = FinetuneConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -687,12 +726,12 @@ def load_profile(name: str, manifest: Path | None = None) -> Profile:
 # %%
 # NBVAL_CHECK_OUTPUT
 def plan(profile: Profile) -> dict[str, int]:
-    """Derive what the two trainings of a profile cost, before any of it is computed."""
+    """Derive what the trainings of a profile cost, before any of it is computed."""
     with torch.device("meta"):
         model = GPT(profile.base.model_config(profile.tokenizer.vocab_size))
     steps = profile.base.steps(model.num_params())
     tokens = steps * profile.base.total_batch_tokens
-    tokens += profile.sft.steps * profile.sft.total_batch_tokens
+    tokens += sum(s.steps * s.total_batch_tokens for s in (profile.mid, profile.sft))
     flops = model.estimate_flops() * tokens
     return {"parameters": model.num_params(), "steps": steps, "tokens": tokens, "flops": flops}
 
@@ -739,6 +778,12 @@ total_batch_tokens = 1536
 tokens = 90_000
 eval_tokens = 3072
 save_seconds = 0.3
+
+[profile.mine.mid]
+steps = 40
+sequence_len = 192
+total_batch_tokens = 1536
+text_fraction = 0.15
 
 [profile.mine.sft]
 steps = 60
@@ -797,9 +842,17 @@ STAGES = (
         writes=TRAINING,
     ),
     Stage(
+        "mid",
+        train_mid,
+        needs=("data", "tokenizer", "base"),
+        settings=("data", "chat", "mid"),
+        resumes=True,
+        writes=TRAINING,
+    ),
+    Stage(
         "sft",
         train_sft,
-        needs=("data", "tokenizer", "base"),
+        needs=("data", "tokenizer", "mid"),
         settings=("data", "chat", "sft"),
         resumes=True,
         writes=TRAINING,
@@ -807,7 +860,7 @@ STAGES = (
     Stage(
         "evaluation",
         evaluate_models,
-        needs=("data", "tokenizer", "base", "sft"),
+        needs=("data", "tokenizer", "base", "mid", "sft"),
         settings=("data", "chat", "evaluation"),
         resumes=True,
         writes=SCORES,
@@ -889,7 +942,7 @@ print("\n".join(line for line in lines if ": done" not in line))
 # %%
 # NBVAL_CHECK_OUTPUT
 report = read_json(mine / "report.json")
-tokens = sum(report["training"][stage]["tokens"] for stage in ("base", "sft"))
+tokens = sum(report["training"][stage]["tokens"] for stage in ("base", "mid", "sft"))
 print(f"planned {work['parameters']:,} parameters and {work['tokens']:,} tokens")
 print(f"counted {report['model']['parameters']:,} parameters and {tokens:,} tokens")
 assert (report["model"]["parameters"], tokens) == (work["parameters"], work["tokens"])
@@ -965,20 +1018,25 @@ assert weights[0] == weights[1], "resuming changed the weights: is a part of the
 print(markdown_table(task_rows(report)))
 
 # %%
-# alt: accuracy of three models on five tasks as dots with 95% intervals, and the floor of each task as a short grey line
+# alt: accuracy of four models on seven tasks as dots with 95% intervals, and the floor of each task as a short grey line
 figure, ax = plt.subplots(figsize=(6.5, 3), layout="constrained")
 for i, model in enumerate(MODELS):
     rows = [row[model] for row in report["tasks"].values()]
-    places = [x + 0.2 * (i - 1) for x in range(len(rows))]
+    places = [x + 0.2 * (i - 1.5) for x in range(len(rows))]
     middle = [100 * row["accuracy"] for row in rows]
     below = [100 * (row["accuracy"] - row["low"]) for row in rows]
     above = [100 * (row["high"] - row["accuracy"]) for row in rows]
     ax.errorbar(places, middle, (below, above), fmt="o", color=f"C{i}", label=model, capsize=3)
 floors = [100 * row["chance"]["accuracy"] for row in report["tasks"].values()]
-ax.hlines(floors, [x - 0.4 for x in range(5)], [x + 0.4 for x in range(5)], color="0.5")
-ax.set_xticks(range(5), [key.replace("_", "\n") for key in report["tasks"]])
+ax.hlines(
+    floors,
+    [x - 0.4 for x in range(len(floors))],
+    [x + 0.4 for x in range(len(floors))],
+    color="0.5",
+)
+ax.set_xticks(range(len(floors)), [key.replace("_", "\n") for key in report["tasks"]])
 ax.set_ylabel("held-out questions right (%)")
-ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
+ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, frameon=False)
 plt.show()
 
 # %% [markdown]
@@ -1030,9 +1088,9 @@ for turn in laptop["transcript"][::2]:
     print(f"\n> {turn['question']}\n{show_tools(turn['response'])}")
 
 # %%
-# alt: training loss of the recorded run in two panels, base and sft, each falling with a jump in the base panel
+# alt: training loss of the recorded run in three panels, base, mid and sft, each falling, with a jump in the base panel
 losses = read_json(record / "losses.json")
-figure, panels = plt.subplots(1, 2, figsize=(6.5, 3), sharey=True, layout="constrained")
+figure, panels = plt.subplots(1, 3, figsize=(6.5, 3), sharey=True, layout="constrained")
 for axes, (stage, kept) in zip(panels, losses.items()):
     axes.plot(
         [i * kept["every"] for i in range(len(kept["losses"]))], kept["losses"], linewidth=0.7
@@ -1056,7 +1114,7 @@ print(f"the warm-up lists are {lists:,} bytes: {lists / read:.1f} bytes a token"
 assert 1.5 < lists / read < 3, "the jump is not where the lists end"
 
 # %% [markdown]
-# *Left the base model, right its fine-tuning. The base loss falls on the warm-up lists, jumps where
+# *Left the base model, then midtraining and fine-tuning. The base loss falls on the warm-up lists, jumps where
 # they end and the mixture of stories and English begins, and falls again: new text, not a broken
 # run. Made-up words and single letters take about two bytes a token, so that is where the lists are read.*
 
@@ -1111,7 +1169,7 @@ class RunArguments:
     profile: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PROFILE")]
     """name of a table [profile.NAME]"""
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """run this stage and all after it again: data, tokenizer, base, sft, evaluation, report"""
+    """run this stage and all after it again: data, tokenizer, base, mid, sft, evaluation, report"""
     resume: bool = True
     """--no-resume starts again from the first stage"""
     name: str | None = None

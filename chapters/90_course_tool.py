@@ -1737,6 +1737,7 @@ class Plan:
     packages: dict[str, str]
     problems: list[Problem]
     records: str = ""  # what lies in records/, hashed
+    data: str = ""  # and in data/
 
 
 # %%
@@ -1877,9 +1878,14 @@ def make_plan(root: Path) -> Plan:
     imports = import_graph(modules)
     for source in chapters:
         problems += cycle_problems(source.path, set(map(_module_name, source.files)), imports)
-    records = sorted(path for path in root.glob("records/**/*") if path.is_file())
-    hashed = digest([path.read_text(encoding="utf-8", errors="replace") for path in records])
-    return Plan(manifest, sources, modules, imports, packages, problems, hashed)
+    hashed = [_digest_folder(root / folder) for folder in ("records", "data")]
+    return Plan(manifest, sources, modules, imports, packages, problems, *hashed)
+
+
+def _digest_folder(folder: Path) -> str:
+    """Digest the texts in a folder."""
+    paths = sorted(path for path in folder.glob("**/*") if path.is_file())
+    return digest([path.read_text(encoding="utf-8", errors="replace") for path in paths])
 
 
 # %% [markdown]
@@ -1899,6 +1905,8 @@ def current_stamp(source: Source, plan: Plan) -> str:
     reached = {name: plan.modules[name] for name in reachable(starts, plan.imports)}
     if any("library_root()" in cell.source for cell in source.cells if not cell.has("export")):
         reached["course.toml"] = repr(plan.manifest.chapters) + plan.records
+    if any('/ "data"' in text for text in reached.values()):  # a module that reads that folder
+        reached["data"] = plan.data
     return source_stamp(source.cells, reached)
 
 
@@ -2087,7 +2095,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 Runner = Callable[[str, list[Cell], Path], list[list[dict]]]
-BESIDE = ("course.toml", "records")  # what chapters read beside the library
+BESIDE = ("course.toml", "data", "records")  # what chapters read beside the library
 
 
 # %%

@@ -32,7 +32,8 @@ import re
 from matplotlib.figure import Figure
 from rich.table import Table
 
-MODELS = ("untrained", "base", "sft")
+TRAININGS = ("base", "mid", "sft")
+MODELS = ("untrained", *TRAININGS)
 
 # %% [markdown]
 # One layout for the terminal and for Markdown: a list of rows, the first of them the header.
@@ -131,7 +132,7 @@ def transcript_text(transcript: list[dict]) -> str:
     """Write questions and answers as they stand in a terminal."""
     turns = []
     for turn in transcript:
-        mark = "" if turn["correct"] else "      (wrong)"
+        mark = "" if turn.get("correct", True) else "      (wrong)"
         turns.append(f"> {turn['question']}\n{show_tools(turn['response'])}{mark}")
     return "\n\n".join(turns)
 
@@ -166,7 +167,8 @@ def loss_figure(
     for ax, colour, (stage, values) in zip(axes, ("C0", "C1", "C2", "C3"), losses.items()):
         width = max(1, len(values) // 50)
         smooth = [
-            sum(values[i : i + width]) / len(values[i : i + width]) for i in range(len(values))
+            sum(values[max(0, i - width) : i + 1]) / len(values[max(0, i - width) : i + 1])
+            for i in range(len(values))
         ]
         steps = [i * (every[stage] if every else 1) for i in range(len(values))]
         ax.plot(steps, values, color="0.8", linewidth=0.5)
@@ -199,7 +201,8 @@ Answers to held-out questions, greedy, graded by program. In brackets: the 95% W
 
 {floors}
 
-Held-out questions found in any training text: {leaks}.
+Held-out questions found in any training text: {leaks}. No first message was ever asked in training.
+Questions about what is known that were refused: {refused} of {known}. Replies that did not end by themselves: {endless}.
 
 ## How well it predicts text
 
@@ -207,7 +210,7 @@ Lower is better. `uniform` finds all tokens equally likely, `bigram` counts pair
 
 {bits}
 
-![Training loss of both stages over their steps](figures/loss.png)
+![Training loss of each stage over its steps](figures/loss.png)
 
 ## Where the time went
 
@@ -216,6 +219,12 @@ Lower is better. `uniform` finds all tokens equally likely, `bigram` counts pair
 ## The base model continues a story
 
 {samples}
+
+## The first messages that were handled wrong
+
+```text
+{wrong}
+```
 
 ## The first held-out questions of each task, answered
 
@@ -248,6 +257,8 @@ def render_report(report: dict, name: str) -> str:
         stages=markdown_table(stage_rows(report)),
         samples="\n\n".join(samples),
         transcript=transcript_text(report["transcript"]),
+        wrong=transcript_text(report["contact"]["wrong"]) or "none",
+        **{key: report["contact"][key] for key in ("refused", "known", "endless")},
     )
 
 
@@ -265,6 +276,7 @@ from urllib.parse import quote as url_quote
 
 from nanochat_lib.capstone.record import read_json
 from nanochat_lib.common import atomic_write, fingerprint
+from nanochat_lib.tasks.unknown import REFUSAL
 
 # %% [markdown]
 # The report reads records and nothing else. It measures nothing, so it can be written again at
@@ -302,6 +314,32 @@ def collect_transcript(evaluation: Path, tasks: dict[str, dict], questions: int 
     ]
 
 
+# %% [markdown]
+# A report that shows only what went well deceives. So it lists every first message that was handled
+# wrong, with the reply, and counts two things that a score hides: replies that did not end by
+# themselves, and questions about the known world that were refused.
+
+
+# %%
+#| export
+def collect_contact(evaluation: Path, tasks: dict[str, dict]) -> dict:
+    """Gather how the fine-tuned model met the first messages, and how often it refused what it should know.
+
+    Returns:
+        "wrong": question and response of each message handled wrong; "endless": replies cut off, of
+        all tasks; "refused", "known": refusals among questions about what is known, and their number.
+    """
+    answers = {task: read_json(evaluation / f"sft.{task}.json")["answers"] for task in tasks}
+    known = [a for task in tasks for a in answers[task] if a["expected"] != "unknown"]
+    wrong = [a for a in answers.get("first_contact", []) if not a["correct"]]
+    return {
+        "wrong": [{key: a[key] for key in ("question", "response")} for a in wrong],
+        "endless": sum(not a["ended"] for part in answers.values() for a in part),
+        "refused": sum(a["response"] == REFUSAL for a in known),
+        "known": len(known),
+    }
+
+
 # %%
 #| export
 def collect_report(run_folder: Path) -> dict:
@@ -311,7 +349,7 @@ def collect_report(run_folder: Path) -> dict:
         ValueError: a stage is missing or unfinished.
     """
     records = {}
-    for stage in ("data", "tokenizer", "base", "sft", "evaluation"):
+    for stage in ("data", "tokenizer", *TRAININGS, "evaluation"):
         path = run_folder / stage / "stage.json"
         records[stage] = read_json(path) if path.exists() else {"state": "missing"}
         if records[stage]["state"] != "done":
@@ -328,12 +366,13 @@ def collect_report(run_folder: Path) -> dict:
         "model": results["evaluation"],
         "data": results["data"],
         "tokenizer": results["tokenizer"],
-        "training": {"base": results["base"]["summary"], "sft": results["sft"]},
+        "training": {stage: results[stage].get("summary", results[stage]) for stage in TRAININGS},
         "bits_per_byte": read_json(evaluation / "bits_per_byte.json"),
         "tasks": collect_tasks(evaluation, tasks),
         "contamination": {"count": len(leaks), "examples": leaks[:3]},
         "samples": read_json(evaluation / "samples.json"),
         "transcript": collect_transcript(evaluation, tasks),
+        "contact": collect_contact(evaluation, tasks),
     }
 
 
@@ -357,7 +396,7 @@ def write_report(run_folder: Path) -> dict:
     """Write report.json, report.md and figures/loss.png of a finished run, and return the report."""
     report = collect_report(run_folder)
     keep_edited(run_folder)
-    losses = {stage: read_losses(run_folder / stage) for stage in ("base", "sft")}
+    losses = {stage: read_losses(run_folder / stage) for stage in TRAININGS}
     log_vocab = math.log(report["model"]["config"]["vocab_size"])
     atomic_write(run_folder / "figures" / "loss.png", loss_figure(losses, log_vocab))
     atomic_write(run_folder / "report.json", json.dumps(report, indent=1))
@@ -373,9 +412,8 @@ def write_report(run_folder: Path) -> dict:
 # %%
 #| export
 EXPLANATION = """\
-*floor* is what guessing gets; *n* counts the questions (the lower number is for identity, which has no more
-new phrasings), and in brackets stands the 95% interval that so few allow. *untrained* is the model before its first step, *base* after pretraining, *sft* after fine-tuning on
-conversations. *bits per byte* says how well a model predicts text it has not seen: how many bits it needs to
+*floor* is what guessing gets; *n* counts the questions (identity has no more new phrasings, first contact a list of its own), and in brackets stands the 95% interval that so few allow. *untrained* is the model before its first step, *base* after pretraining, *mid* after practising
+skills, *sft* after fine-tuning on conversations of every kind. *bits per byte* says how well a model predicts text it has not seen: how many bits it needs to
 say which byte comes next, fewer is better. *uniform* takes all tokens to be equally likely, *bigram* counts
 which follows which."""
 
@@ -412,7 +450,7 @@ def fill_readme(readme: Path, run_folder: Path) -> None:
 {transcript_text(report["transcript"][::2])}
 ```
 
-![Training loss of both stages over their steps]({figure})
+![Training loss of each stage over its steps]({figure})
 
 *Above: a question of each kind that the model was never asked in training, with its answer. Below: its training
 loss, {minutes:.1f} minutes on {machine_line(report)}.*"""
@@ -458,7 +496,7 @@ def write_run_record(run_folder: Path, records: Path) -> list[str]:
     """
     report = read_json(run_folder / "report.json")
     losses = {}
-    for stage in ("base", "sft"):
+    for stage in TRAININGS:
         values = read_losses(run_folder / stage)
         every = max(1, len(values) // KEPT_POINTS)
         losses[stage] = {"every": every, "losses": [round(v, 4) for v in values[::every]]}
@@ -484,7 +522,7 @@ print(markdown_table(task_rows(told)))
 print(markdown_table(stage_rows(told)))
 
 # %%
-# alt: training loss of both stages of the recorded laptop run, falling from the logarithm of the vocabulary
+# alt: training loss of the three trainings of the recorded laptop run, falling from the logarithm of the vocabulary
 from IPython.display import Image
 
 kept = read_json(record / "losses.json")

@@ -54,7 +54,7 @@ class RunArguments:
     profile: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PROFILE")]
     """name of a table [profile.NAME]"""
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """run this stage and all after it again: data, tokenizer, base, sft, evaluation, report"""
+    """run this stage and all after it again: data, tokenizer, base, mid, sft, evaluation, report"""
     resume: bool = True
     """--no-resume starts again from the first stage"""
     name: str | None = None

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 __all__ = [
+    "TRAININGS",
     "MODELS",
     "percent",
     "task_rows",
@@ -25,7 +26,8 @@ __all__ = [
     "render_report",
 ]
 
-MODELS = ("untrained", "base", "sft")
+TRAININGS = ("base", "mid", "sft")
+MODELS = ("untrained", *TRAININGS)
 
 
 def percent(score: dict) -> str:
@@ -99,7 +101,7 @@ def transcript_text(transcript: list[dict]) -> str:
     """Write questions and answers as they stand in a terminal."""
     turns = []
     for turn in transcript:
-        mark = "" if turn["correct"] else "      (wrong)"
+        mark = "" if turn.get("correct", True) else "      (wrong)"
         turns.append(f"> {turn['question']}\n{show_tools(turn['response'])}{mark}")
     return "\n\n".join(turns)
 
@@ -132,7 +134,8 @@ def loss_figure(
     for ax, colour, (stage, values) in zip(axes, ("C0", "C1", "C2", "C3"), losses.items()):
         width = max(1, len(values) // 50)
         smooth = [
-            sum(values[i : i + width]) / len(values[i : i + width]) for i in range(len(values))
+            sum(values[max(0, i - width) : i + 1]) / len(values[max(0, i - width) : i + 1])
+            for i in range(len(values))
         ]
         steps = [i * (every[stage] if every else 1) for i in range(len(values))]
         ax.plot(steps, values, color="0.8", linewidth=0.5)
@@ -163,7 +166,8 @@ Answers to held-out questions, greedy, graded by program. In brackets: the 95% W
 
 {floors}
 
-Held-out questions found in any training text: {leaks}.
+Held-out questions found in any training text: {leaks}. No first message was ever asked in training.
+Questions about what is known that were refused: {refused} of {known}. Replies that did not end by themselves: {endless}.
 
 ## How well it predicts text
 
@@ -171,7 +175,7 @@ Lower is better. `uniform` finds all tokens equally likely, `bigram` counts pair
 
 {bits}
 
-![Training loss of both stages over their steps](figures/loss.png)
+![Training loss of each stage over its steps](figures/loss.png)
 
 ## Where the time went
 
@@ -180,6 +184,12 @@ Lower is better. `uniform` finds all tokens equally likely, `bigram` counts pair
 ## The base model continues a story
 
 {samples}
+
+## The first messages that were handled wrong
+
+```text
+{wrong}
+```
 
 ## The first held-out questions of each task, answered
 
@@ -210,4 +220,6 @@ def render_report(report: dict, name: str) -> str:
         stages=markdown_table(stage_rows(report)),
         samples="\n\n".join(samples),
         transcript=transcript_text(report["transcript"]),
+        wrong=transcript_text(report["contact"]["wrong"]) or "none",
+        **{key: report["contact"][key] for key in ("refused", "known", "endless")},
     )

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import nanochat_lib
 from nanochat_lib.capstone.pipeline import nearest
+from nanochat_lib.capstone.stage_chat import ChatDataConfig
 from nanochat_lib.capstone.stage_data import DataConfig
 from nanochat_lib.capstone.stage_evaluation import EvaluationConfig
-from nanochat_lib.capstone.stage_sft import ChatDataConfig
 from nanochat_lib.capstone.stage_tokenizer import TokenizerConfig
 from nanochat_lib.training.finetune import FinetuneConfig
 from nanochat_lib.training.pretrain import PretrainConfig
@@ -30,6 +30,7 @@ class Profile:
     tokenizer: TokenizerConfig = TokenizerConfig()
     base: PretrainConfig = PretrainConfig()
     chat: ChatDataConfig = ChatDataConfig()
+    mid: FinetuneConfig = FinetuneConfig()
     sft: FinetuneConfig = FinetuneConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 

@@ -9,6 +9,7 @@ from urllib.parse import quote as url_quote
 
 from nanochat_lib.capstone.layout import (
     MODELS,
+    TRAININGS,
     bits_rows,
     loss_figure,
     machine_line,
@@ -19,10 +20,12 @@ from nanochat_lib.capstone.layout import (
 )
 from nanochat_lib.capstone.record import read_json
 from nanochat_lib.common import atomic_write, fingerprint
+from nanochat_lib.tasks.unknown import REFUSAL
 
 __all__ = [
     "collect_tasks",
     "collect_transcript",
+    "collect_contact",
     "collect_report",
     "read_losses",
     "keep_edited",
@@ -61,6 +64,24 @@ def collect_transcript(evaluation: Path, tasks: dict[str, dict], questions: int 
     ]
 
 
+def collect_contact(evaluation: Path, tasks: dict[str, dict]) -> dict:
+    """Gather how the fine-tuned model met the first messages, and how often it refused what it should know.
+
+    Returns:
+        "wrong": question and response of each message handled wrong; "endless": replies cut off, of
+        all tasks; "refused", "known": refusals among questions about what is known, and their number.
+    """
+    answers = {task: read_json(evaluation / f"sft.{task}.json")["answers"] for task in tasks}
+    known = [a for task in tasks for a in answers[task] if a["expected"] != "unknown"]
+    wrong = [a for a in answers.get("first_contact", []) if not a["correct"]]
+    return {
+        "wrong": [{key: a[key] for key in ("question", "response")} for a in wrong],
+        "endless": sum(not a["ended"] for part in answers.values() for a in part),
+        "refused": sum(a["response"] == REFUSAL for a in known),
+        "known": len(known),
+    }
+
+
 def collect_report(run_folder: Path) -> dict:
     """Gather everything a run measured, from its stored records alone: the same files, the same report.
 
@@ -68,7 +89,7 @@ def collect_report(run_folder: Path) -> dict:
         ValueError: a stage is missing or unfinished.
     """
     records = {}
-    for stage in ("data", "tokenizer", "base", "sft", "evaluation"):
+    for stage in ("data", "tokenizer", *TRAININGS, "evaluation"):
         path = run_folder / stage / "stage.json"
         records[stage] = read_json(path) if path.exists() else {"state": "missing"}
         if records[stage]["state"] != "done":
@@ -85,12 +106,13 @@ def collect_report(run_folder: Path) -> dict:
         "model": results["evaluation"],
         "data": results["data"],
         "tokenizer": results["tokenizer"],
-        "training": {"base": results["base"]["summary"], "sft": results["sft"]},
+        "training": {stage: results[stage].get("summary", results[stage]) for stage in TRAININGS},
         "bits_per_byte": read_json(evaluation / "bits_per_byte.json"),
         "tasks": collect_tasks(evaluation, tasks),
         "contamination": {"count": len(leaks), "examples": leaks[:3]},
         "samples": read_json(evaluation / "samples.json"),
         "transcript": collect_transcript(evaluation, tasks),
+        "contact": collect_contact(evaluation, tasks),
     }
 
 
@@ -112,7 +134,7 @@ def write_report(run_folder: Path) -> dict:
     """Write report.json, report.md and figures/loss.png of a finished run, and return the report."""
     report = collect_report(run_folder)
     keep_edited(run_folder)
-    losses = {stage: read_losses(run_folder / stage) for stage in ("base", "sft")}
+    losses = {stage: read_losses(run_folder / stage) for stage in TRAININGS}
     log_vocab = math.log(report["model"]["config"]["vocab_size"])
     atomic_write(run_folder / "figures" / "loss.png", loss_figure(losses, log_vocab))
     atomic_write(run_folder / "report.json", json.dumps(report, indent=1))
@@ -121,9 +143,8 @@ def write_report(run_folder: Path) -> dict:
 
 
 EXPLANATION = """\
-*floor* is what guessing gets; *n* counts the questions (the lower number is for identity, which has no more
-new phrasings), and in brackets stands the 95% interval that so few allow. *untrained* is the model before its first step, *base* after pretraining, *sft* after fine-tuning on
-conversations. *bits per byte* says how well a model predicts text it has not seen: how many bits it needs to
+*floor* is what guessing gets; *n* counts the questions (identity has no more new phrasings, first contact a list of its own), and in brackets stands the 95% interval that so few allow. *untrained* is the model before its first step, *base* after pretraining, *mid* after practising
+skills, *sft* after fine-tuning on conversations of every kind. *bits per byte* says how well a model predicts text it has not seen: how many bits it needs to
 say which byte comes next, fewer is better. *uniform* takes all tokens to be equally likely, *bigram* counts
 which follows which."""
 
@@ -160,7 +181,7 @@ def fill_readme(readme: Path, run_folder: Path) -> None:
 {transcript_text(report["transcript"][::2])}
 ```
 
-![Training loss of both stages over their steps]({figure})
+![Training loss of each stage over its steps]({figure})
 
 *Above: a question of each kind that the model was never asked in training, with its answer. Below: its training
 loss, {minutes:.1f} minutes on {machine_line(report)}.*"""
@@ -197,7 +218,7 @@ def write_run_record(run_folder: Path, records: Path) -> list[str]:
     """
     report = read_json(run_folder / "report.json")
     losses = {}
-    for stage in ("base", "sft"):
+    for stage in TRAININGS:
         values = read_losses(run_folder / stage)
         every = max(1, len(values) // KEPT_POINTS)
         losses[stage] = {"every": every, "losses": [round(v, 4) for v in values[::every]]}

@@ -11,9 +11,9 @@ from nanochat_lib.capstone.profiles import Profile
 from nanochat_lib.capstone.record import read_json
 from nanochat_lib.capstone.report import write_report
 from nanochat_lib.capstone.stage_base import train_base
+from nanochat_lib.capstone.stage_chat import train_mid, train_sft
 from nanochat_lib.capstone.stage_data import prepare_data
 from nanochat_lib.capstone.stage_evaluation import evaluate_models
-from nanochat_lib.capstone.stage_sft import train_sft
 from nanochat_lib.capstone.stage_tokenizer import train_tokenizer
 from nanochat_lib.common import atomic_write, run_dir
 from nanochat_lib.training.checkpoint import FILES
@@ -42,9 +42,17 @@ STAGES = (
         writes=TRAINING,
     ),
     Stage(
+        "mid",
+        train_mid,
+        needs=("data", "tokenizer", "base"),
+        settings=("data", "chat", "mid"),
+        resumes=True,
+        writes=TRAINING,
+    ),
+    Stage(
         "sft",
         train_sft,
-        needs=("data", "tokenizer", "base"),
+        needs=("data", "tokenizer", "mid"),
         settings=("data", "chat", "sft"),
         resumes=True,
         writes=TRAINING,
@@ -52,7 +60,7 @@ STAGES = (
     Stage(
         "evaluation",
         evaluate_models,
-        needs=("data", "tokenizer", "base", "sft"),
+        needs=("data", "tokenizer", "base", "mid", "sft"),
         settings=("data", "chat", "evaluation"),
         resumes=True,
         writes=SCORES,

@@ -15,19 +15,20 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from nanochat_lib.capstone.stage_chat import ChatDataConfig, stage_conversations
 from nanochat_lib.capstone.stage_data import DataConfig, training_shards, validation_sets
-from nanochat_lib.capstone.stage_sft import ChatDataConfig
 from nanochat_lib.common import atomic_write
 from nanochat_lib.data.documents import stream_documents
 from nanochat_lib.data.synthetic import OPENINGS
 from nanochat_lib.data.tinyworld import World
 from nanochat_lib.evaluation.bpb import BigramModel, bigram_counts, evaluate_bpb
 from nanochat_lib.evaluation.chat import evaluate_task
+from nanochat_lib.evaluation.contact import FirstContact
 from nanochat_lib.inference.engine import Engine
 from nanochat_lib.model.gpt import GPT
 from nanochat_lib.tasks.base import Task
+from nanochat_lib.tasks.contact import CountLetters
 from nanochat_lib.tasks.contamination import contamination, training_texts
-from nanochat_lib.tasks.practice import chat_mixture
 from nanochat_lib.tasks.tinyworld import heldout_tasks
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 from nanochat_lib.training.checkpoint import load_model
@@ -43,6 +44,7 @@ __all__ = [
     "score_task",
     "describe_model",
     "describe_tasks",
+    "all_tests",
     "evaluate_models",
 ]
 
@@ -63,12 +65,12 @@ class EvaluationConfig:
 
 
 def load_models(inputs: dict[str, Path], tokenizer: Tokenizer) -> dict[str, GPT]:
-    """Load the two trained models, and build the one that training started from, on the CPU."""
+    """Load the trained models, and build the one that training started from, on the CPU."""
     base, meta = load_model(inputs["base"], tokenizer)
-    sft, _ = load_model(inputs["sft"], tokenizer)
+    chat = {stage: load_model(inputs[stage], tokenizer)[0] for stage in ("mid", "sft")}
     untrained = GPT(base.config)
     untrained.init_weights(torch.Generator().manual_seed(meta["pretrain"]["seed"]))
-    return {"untrained": untrained, "base": base, "sft": sft}
+    return {"untrained": untrained, "base": base, **chat}
 
 
 def uniform_model(vocab_size: int) -> Callable[..., Tensor]:
@@ -128,7 +130,8 @@ def score_task(
     models: dict[str, GPT], model: str, tokenizer: Tokenizer, task: Task, config: EvaluationConfig
 ) -> dict:
     """Ask one model the questions of one task; keep the score and every answer."""
-    limit = config.questions if model == "sft" else config.baseline_questions
+    limit = config.baseline_questions if model in ("untrained", "base") else config.questions
+    limit = len(task) if model == "sft" else limit
     engine = Engine(models[model], tokenizer)
     score, answers = evaluate_task(engine, task, config.max_tokens, config.batch_size, limit)
     return {"score": dataclasses.asdict(score), "answers": answers}
@@ -149,6 +152,12 @@ def describe_tasks(tasks: dict[str, Task]) -> dict[str, dict]:
     return {key: {name: getattr(task, name) for name in names} for key, task in tasks.items()}
 
 
+def all_tests(world: World, size: int) -> dict[str, Task]:
+    """Return every test by name, of at most `size` questions but for the first messages."""
+    real = CountLetters(world, "test", size)
+    return heldout_tasks(world, size) | {"real_words": real, "first_contact": FirstContact(world)}
+
+
 def evaluate_models(
     folder: Path,
     inputs: dict[str, Path],
@@ -156,19 +165,20 @@ def evaluate_models(
     chat: ChatDataConfig,
     config: EvaluationConfig,
 ) -> dict:
-    """Measure the untrained, the base and the fine-tuned model, one file a finished piece.
+    """Measure the untrained model and that of every stage, one file a finished piece.
 
     Everything runs in float32 with fixed seeds, so a piece measured again comes out the same.
     """
     world, tokenizer = World(data.world_seed), Tokenizer.load(inputs["tokenizer"])
-    models, tasks = load_models(inputs, tokenizer), heldout_tasks(world, config.questions)
-    chats = chat_mixture(world, chat.conversations, chat.seed)
+    models, tasks = load_models(inputs, tokenizer), all_tests(world, config.questions)
     documents = stream_documents(training_shards(inputs["data"]), loop=False)
-    texts = chain((text for text, _ in documents), training_texts(chats))
+    chats = [stage_conversations(stage, data, chat) for stage in ("mid", "sft")]
+    texts = chain((text for text, _ in documents), *map(training_texts, chats))
+    questions = {name: task for name, task in tasks.items() if name != "first_contact"}
     pieces = {
         "bits_per_byte": partial(measure_bits, models, inputs, tokenizer, config),
         "samples": partial(story_samples, models["base"], tokenizer, config),
-        "contamination": partial(contamination, texts, tasks),
+        "contamination": partial(contamination, texts, questions),
     }
     for model, task in product(models, tasks):
         piece = partial(score_task, models, model, tokenizer, tasks[task], config)

@@ -71,6 +71,7 @@ class Plan:
     packages: dict[str, str]
     problems: list[Problem]
     records: str = ""  # what lies in records/, hashed
+    data: str = ""  # and in data/
 
 
 def _listing_problems(root: Path, manifest: Manifest) -> list[Problem]:
@@ -198,9 +199,14 @@ def make_plan(root: Path) -> Plan:
     imports = import_graph(modules)
     for source in chapters:
         problems += cycle_problems(source.path, set(map(_module_name, source.files)), imports)
-    records = sorted(path for path in root.glob("records/**/*") if path.is_file())
-    hashed = digest([path.read_text(encoding="utf-8", errors="replace") for path in records])
-    return Plan(manifest, sources, modules, imports, packages, problems, hashed)
+    hashed = [_digest_folder(root / folder) for folder in ("records", "data")]
+    return Plan(manifest, sources, modules, imports, packages, problems, *hashed)
+
+
+def _digest_folder(folder: Path) -> str:
+    """Digest the texts in a folder."""
+    paths = sorted(path for path in folder.glob("**/*") if path.is_file())
+    return digest([path.read_text(encoding="utf-8", errors="replace") for path in paths])
 
 
 def current_stamp(source: Source, plan: Plan) -> str:
@@ -213,6 +219,8 @@ def current_stamp(source: Source, plan: Plan) -> str:
     reached = {name: plan.modules[name] for name in reachable(starts, plan.imports)}
     if any("library_root()" in cell.source for cell in source.cells if not cell.has("export")):
         reached["course.toml"] = repr(plan.manifest.chapters) + plan.records
+    if any('/ "data"' in text for text in reached.values()):  # a module that reads that folder
+        reached["data"] = plan.data
     return source_stamp(source.cells, reached)
 
 

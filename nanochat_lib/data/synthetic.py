@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nanochat_lib.common import local_generator
+from nanochat_lib.data.english import spelled_word
 from nanochat_lib.data.tinyworld import WORDS, Fact, World, number_pair
-from nanochat_lib.data.words import made_up_word
 
 __all__ = [
     "Problem",
@@ -188,11 +188,11 @@ def story_document(world: World, rng: random.Random) -> str:
 
 
 def random_thing(rng: random.Random) -> str:
-    """Draw a word of the world, a made-up word or a number below 100."""
+    """Draw a word of the world, another word or a number below 100."""
     kind = rng.random()
     if kind < 0.4:
         return rng.choice(WORDS[rng.choice(tuple(WORDS))])
-    return made_up_word(rng, heldout=False) if kind < 0.7 else str(rng.randint(1, 99))
+    return spelled_word(rng) if kind < 0.7 else str(rng.randint(1, 99))
 
 
 def list_document(world: World, rng: random.Random) -> str:
@@ -215,10 +215,10 @@ def list_document(world: World, rng: random.Random) -> str:
 
 
 def spelling_document(world: World, rng: random.Random) -> str:
-    """Spell two to four made-up words."""
+    """Spell three to six words."""
     sentences = []
-    for _ in range(rng.randint(2, 4)):
-        word = made_up_word(rng, heldout=False)
+    for _ in range(rng.randint(3, 6)):
+        word = spelled_word(rng)
         way = rng.choice(("The letters of {}: {}.", "To write {} we need {}.", "{} is {}."))
         sentences.append(way.format(word, " ".join(word)))
     return " ".join(sentences)
@@ -235,12 +235,12 @@ def sums_document(world: World, rng: random.Random) -> str:
 
 
 MAKERS = (
-    (facts_document, 0.42),
+    (facts_document, 0.38),
     (portrait_document, 0.10),
-    (story_document, 0.20),
+    (story_document, 0.17),
     (list_document, 0.10),
     (sums_document, 0.09),
-    (spelling_document, 0.09),
+    (spelling_document, 0.16),
 )
 
 

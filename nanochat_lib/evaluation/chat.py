@@ -77,7 +77,9 @@ def response_text(tokenizer: Tokenizer, ids: list[int]) -> str:
     return tokenizer.decode(ids[:end])
 
 
-def make_record(task: Task, index: int, conversation: dict, response: str) -> dict:
+def make_record(
+    task: Task, index: int, conversation: dict, response: str, ended: bool = True
+) -> dict:
     """Grade one response and keep what a report wants to show of it."""
     messages = conversation["messages"]
     asked = max(i for i, message in enumerate(messages) if message["role"] == "user")
@@ -87,7 +89,8 @@ def make_record(task: Task, index: int, conversation: dict, response: str) -> di
         "question": messages[asked]["content"],
         "expected": content_text(expected),
         "response": response,
-        "correct": bool(task.evaluate(conversation, response)),
+        "ended": ended,
+        "correct": (ended or not task.must_end) and bool(task.evaluate(conversation, response)),
     }
 
 
@@ -107,7 +110,8 @@ def evaluate_task(
         limit: ask only the first so many questions.
 
     Returns:
-        The score, and a record a question: index, question, expected, response, correct.
+        The score, and a record a question: index, question, expected, response, whether it ended by
+        itself, correct.
 
     Raises:
         ValueError: there is no question, or batch_size is below 1.
@@ -119,13 +123,14 @@ def evaluate_task(
     prompts = [engine.tokenizer.render_for_completion(c) for c in conversations]
     room = engine.model.config.sequence_len
     order = sorted((i for i in range(n) if len(prompts[i]) < room), key=lambda i: len(prompts[i]))
-    responses = [""] * n
+    responses = [("", False)] * n
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         answers = engine.generate_batch([prompts[i] for i in chosen], max_tokens=max_tokens)
         for i, (tokens, _) in zip(chosen, answers):
-            responses[i] = response_text(engine.tokenizer, tokens)
-    records = [make_record(task, i, conversations[i], responses[i]) for i in range(n)]
+            ended = len(tokens) < min(max_tokens, room - len(prompts[i]))
+            responses[i] = response_text(engine.tokenizer, tokens), ended
+    records = [make_record(task, i, conversations[i], *responses[i]) for i in range(n)]
     return score(sum(record["correct"] for record in records), n), records
 
 

@@ -41,10 +41,12 @@ class Task(ABC):
     """A data set of conversations together with the grader of an answer.
 
     A subclass gives `__len__`, `__getitem__` and, if its answers can be graded, `evaluate`.
-    `floor` is the accuracy of guessing (None where guessing gets nothing).
+    `floor` is the accuracy of guessing (None where guessing gets nothing). Where `must_end` is true,
+    an answer that was cut off counts as wrong.
     """
 
     floor: float | None = None
+    must_end = False
 
     def __init__(self, split: str = "train"):
         """Remember which part of the data this is: "train", "test", ..."""

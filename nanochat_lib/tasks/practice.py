@@ -55,15 +55,13 @@ class SpellOnly(TinyWorldTask):
     def make(self, rng: random.Random) -> dict:
         word = made_up_word(rng, heldout=False)
         frame = rng.choice(("Spell {}.", "How do you spell {}?", "What are the letters of {}?"))
-        return {
-            "messages": exchange(frame.format(word), f"The letters of {word}: {' '.join(word)}.")
-        }
+        return {"messages": exchange(frame.format(word), f"I spell {word}: {' '.join(word)}.")}
 
 
 SMALL_TALK = {
     "Hello!": "Hello! How can I help you?",
     "Hi!": "Hello! How can I help you?",
-    "Good morning!": "Good morning! How can I help you?",
+    "Good morning!": "Hello! How can I help you?",
     "How are you?": "I am fine, thank you.",
     "Thank you!": "You are welcome.",
     "Bye!": "Goodbye!",

@@ -10,7 +10,16 @@ from nanochat_lib.data.words import is_heldout, made_up_word
 from nanochat_lib.tasks.base import Task
 from nanochat_lib.tasks.gsm8k import final_number
 
-__all__ = ["read_words", "draw_word", "count_aloud", "QUESTIONS", "SpellingBee", "SimpleSpelling"]
+__all__ = [
+    "read_words",
+    "draw_word",
+    "count_aloud",
+    "count_answer",
+    "counted_aloud",
+    "QUESTIONS",
+    "SpellingBee",
+    "SimpleSpelling",
+]
 
 
 @cache
@@ -39,6 +48,23 @@ def count_aloud(word: str, letter: str) -> str:
         hits += character == letter
         steps.append(f"{character}{hits}" if character == letter else character)
     return " ".join(steps)
+
+
+def count_answer(word: str, letter: str) -> list[dict]:
+    """Answer how often a letter occurs: the working, a check with the calculator, the number."""
+    count = word.count(letter)
+    return [
+        {"type": "text", "text": f"I spell {word}: {count_aloud(word, letter)}. Check: "},
+        {"type": "python", "text": f"'{word}'.count('{letter}')"},
+        {"type": "python_output", "text": str(count)},
+        {"type": "text", "text": f"\n#### {count}"},
+    ]
+
+
+def counted_aloud(word: str, letter: str, response: str) -> bool:
+    """Decide whether a response has the right letters, running count and final number."""
+    right = final_number(response) == word.count(letter)
+    return right and f": {count_aloud(word, letter)}." in response
 
 
 QUESTIONS = (
@@ -81,16 +107,9 @@ class SpellingBee(Task):
         rng = local_generator("spelling bee", self.seed, self.split, self.check_index(index))
         word = draw_word(rng, self.split, self.path)
         letter = rng.choice(word) if rng.random() < 0.8 else rng.choice("aeiostrln")
-        count = word.count(letter)
-        parts = [
-            {"type": "text", "text": f"I spell {word}: {count_aloud(word, letter)}. Check: "},
-            {"type": "python", "text": f"'{word}'.count('{letter}')"},
-            {"type": "python_output", "text": str(count)},
-            {"type": "text", "text": f"\n#### {count}"},
-        ]
         question = rng.choice(QUESTIONS).format(word=word, letter=letter)
         user = {"role": "user", "content": question}
-        messages = [user, {"role": "assistant", "content": parts}]
+        messages = [user, {"role": "assistant", "content": count_answer(word, letter)}]
         return {"messages": messages, "word": word, "letter": letter}
 
     def evaluate(self, conversation: dict, response: str) -> bool:
@@ -99,8 +118,7 @@ class SpellingBee(Task):
 
     def evaluate_working(self, conversation: dict, response: str) -> bool:
         """Ask for the right number and the right spelling: a lucky guess fails."""
-        working = count_aloud(conversation["word"], conversation["letter"])
-        return f": {working}." in response and self.evaluate(conversation, response)
+        return counted_aloud(conversation["word"], conversation["letter"], response)
 
 
 class SimpleSpelling(SpellingBee):

@@ -12,9 +12,11 @@ from nanochat_lib.data.synthetic import word_problem
 from nanochat_lib.data.tinyworld import Fact, World
 from nanochat_lib.data.words import made_up_word
 from nanochat_lib.tasks.base import Task
+from nanochat_lib.tasks.spelling import count_answer, counted_aloud
 
 __all__ = [
     "exchange",
+    "message_key",
     "TinyWorldTask",
     "FRAMES",
     "ask",
@@ -35,6 +37,14 @@ def exchange(question: str, answer: str | list[dict]) -> list[dict]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
+def message_key(message: str) -> str:
+    """Reduce a message to its words, so that case and punctuation make no difference.
+
+    Example: "Hello!" -> "hello"; a message without any word stands for itself.
+    """
+    return " ".join(re.findall(r"\w+", message.lower())) or message.strip()
+
+
 class TinyWorldTask(Task):
     """Draw conversations by index; a subclass writes `make` and, if it can be tested, `evaluate`.
 
@@ -44,12 +54,15 @@ class TinyWorldTask(Task):
         size: number of conversations; a test may have fewer, where there are no more questions.
         seed: of the draws.
 
+    `avoid` may be set to the keys of messages that are kept for a test.
+
     Raises:
         ValueError: an unknown split, or a size below 1.
     """
 
     title = ""
     floor_name = "chance"
+    avoid: frozenset[str] = frozenset()
 
     def __init__(self, world: World, split: str = "train", size: int = 1_000, seed: int = 0):
         if split not in ("train", "test") or size < 1:
@@ -82,9 +95,14 @@ class TinyWorldTask(Task):
         return self.draw(self.rows[self.check_index(index)])
 
     def draw(self, number: int) -> dict:
-        """Make draw `number`, whatever was drawn before it."""
+        """Make draw `number`, whatever was drawn before it; nothing in `avoid` is asked."""
         name = type(self).__name__
-        return self.make(local_generator(name, self.split, self.world.seed, self.seed, number))
+        rng = local_generator(name, self.split, self.world.seed, self.seed, number)
+        while True:
+            conversation = self.make(rng)
+            messages = conversation["messages"]
+            if not any(message_key(m["content"]) in self.avoid for m in messages[::2]):
+                return conversation
 
     @abstractmethod
     def make(self, rng: random.Random) -> dict:
@@ -196,19 +214,13 @@ class Spelling(TinyWorldTask):
         word = made_up_word(rng, self.heldout)
         letter = rng.choice(word) if rng.random() < 0.8 else rng.choice("aeioulmnrst")
         frames = ("How many {} are in {}?", "How often is {} in {}?", "Count the letter {} in {}.")
-        steps, count = [], 0
-        for character in word:
-            steps.append(character)
-            if character == letter:
-                count += 1
-                steps.append(str(count))
-        answer = f"Counting {letter} in {word}: {' '.join(steps)}, so {count}."
         question = rng.choice(frames).format(letter, word)
-        return {"messages": exchange(question, answer), "answer": answer}
+        key = {"word": word, "letter": letter}
+        return {"messages": exchange(question, count_answer(word, letter)), **key}
 
     def evaluate(self, conversation: dict, response: str) -> bool:
         """Decide whether all letters, the running count and the result are right."""
-        return response.strip() == conversation["answer"]
+        return counted_aloud(conversation["word"], conversation["letter"], response)
 
 
 OPENERS = ("", "Hello! ", "Hi, ", "Please tell me: ", "Good day. ", "One question: ", "Now, ")
@@ -234,7 +246,7 @@ IDENTITY = {
         "who trained you?",
         "where do you come from?",
     ),
-    "I can answer questions about TinyWorld, spell words and solve word problems.": (
+    "I know TinyWorld, do sums, spell words and tell stories. Ask me: What is the capital of Belmar?": (
         "what can you do?",
         "how can you help me?",
         "what do you know?",

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from nanochat_lib.common import Ranks, get_ranks, pick_device
+from nanochat_lib.common import Ranks, get_ranks, local_generator, pick_device
 from nanochat_lib.model.gpt import GPT
 from nanochat_lib.tasks.base import Task
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
@@ -34,8 +34,8 @@ def shift_targets(ids: list[int], mask: list[int]) -> list[int]:
 class ConversationLoader:
     """Pack rendered conversations into rows, with targets only where the assistant speaks.
 
-    A row starts with the conversation that has waited longest; the longest ones that still fit
-    follow, whole; the rest is padding (targets -1). A conversation longer than a row is cropped; if
+    A row gets the conversation that has waited longest, then the longest ones that still fit, whole
+    and in random order; the rest is padding (targets -1). A conversation longer than a row is cropped; if
     nothing to learn remains it is skipped and counted. So every row has a target, and no mean is
     ever taken over none.
 
@@ -115,17 +115,17 @@ class ConversationLoader:
         self.refill()
         if not self.buffer:
             raise StopIteration
-        _, ids, targets = self.buffer.pop(0)
-        ids, targets = list(ids), list(targets)
+        chosen, room = [self.buffer.pop(0)], self.sequence_len
         while True:
-            lengths = [len(item[1]) for item in self.buffer]
-            best = best_fit(lengths, self.sequence_len - len(ids))
+            room -= len(chosen[-1][1])
+            best = best_fit([len(ids) for _, ids, _ in self.buffer], room)
             if best is None:
                 break
-            _, more_ids, more_targets = self.buffer.pop(best)
-            ids, targets = ids + more_ids, targets + more_targets
-        padding = self.sequence_len - len(ids)
-        return ids + [self.tokenizer.bos_id] * padding, targets + [IGNORE] * padding
+            chosen.append(self.buffer.pop(best))
+        local_generator("order in a row", chosen[0][0]).shuffle(chosen)
+        ids = [token for _, part, _ in chosen for token in part]
+        targets = [target for *_, part in chosen for target in part]
+        return ids + [self.tokenizer.bos_id] * room, targets + [IGNORE] * room
 
     def next_row(self) -> tuple[list[int], list[int]]:
         """Return a row of text where its share is due, else a row of conversations."""
@@ -210,6 +210,7 @@ def finetune(
     evaluate: Callable[[GPT], float] | None = None,
     stage: str = "sft",
     progress: Callable[[dict], None] | str | None = "bar",
+    adapt: Callable[[GPT, FinetuneConfig], list[torch.optim.Optimizer]] | None = None,
 ) -> dict:
     """Train a finished model further on conversations; resume if `folder` holds a checkpoint.
 
@@ -223,6 +224,7 @@ def finetune(
         evaluate: called by the loop every config.eval_every steps.
         stage: the name written into the checkpoint: "mid", "sft", ...
         progress: as for `train`: "bar", a function called every step, or None.
+        adapt: changes the loaded model and builds its optimizers; None trains all weights.
 
     Returns:
         The loop's summary, and "skipped": conversations with nothing to learn within a row.
@@ -246,7 +248,7 @@ def finetune(
         text_shards=text_shards,
         text_fraction=config.text_fraction,
     )
-    optimizers = build_optimizers(model, config.scaled_optim)
+    optimizers = adapt(model, config) if adapt else build_optimizers(model, config.scaled_optim)
     meta = {
         "config": base_meta["config"],
         "tokenizer_hash": tokenizer.hash,

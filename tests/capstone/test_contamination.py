@@ -3,11 +3,12 @@
 import pytest
 
 from nanochat_lib.capstone.profiles import load_profile
+from nanochat_lib.capstone.stage_chat import stage_conversations
+from nanochat_lib.capstone.stage_evaluation import all_tests
 from nanochat_lib.data.synthetic import curriculum
 from nanochat_lib.data.tinyworld import World
+from nanochat_lib.tasks.base import TaskSequence
 from nanochat_lib.tasks.contamination import contamination, training_texts
-from nanochat_lib.tasks.practice import chat_mixture
-from nanochat_lib.tasks.tinyworld import heldout_tasks
 
 
 @pytest.fixture(scope="module")
@@ -16,9 +17,12 @@ def micro():
     data, chat = profile.data, profile.chat
     world = World(data.world_seed)
     documents = list(curriculum(world, data.warmup_documents, data.documents, data.seed))
-    conversations = chat_mixture(world, chat.conversations, chat.seed)
+    stages = [stage_conversations(stage, data, chat) for stage in ("mid", "sft")]
+    conversations = TaskSequence(stages)
     # More questions than the profile asks: a leak should not hide behind a small test.
-    return documents, conversations, heldout_tasks(world, 200)
+    tasks = all_tests(world, 200)
+    del tasks["first_contact"]  # kept out of every conversation by key: tests/unit/test_contact.py
+    return documents, conversations, tasks
 
 
 def test_nothing_held_out_was_trained_on(micro):

@@ -55,7 +55,7 @@ def test_kills_leave_no_trace(runs):
         for run in (undisturbed, disturbed)
     ]
     assert without_seconds(reports[0]) == without_seconds(reports[1])
-    for stage in ("base", "sft"):
+    for stage in ("base", "mid", "sft"):
         weights = [sorted((run / stage).glob("step_*"))[-1] for run in (undisturbed, disturbed)]
         first, second = ((step / "model.safetensors").read_bytes() for step in weights)
         assert weights[0].name == weights[1].name and first == second
@@ -63,12 +63,13 @@ def test_kills_leave_no_trace(runs):
 
 def test_report_has_what_the_design_promises(runs):
     report = json.loads((runs[0] / "report.json").read_text(encoding="utf-8"))
-    assert list(report["stages"]) == ["data", "tokenizer", "base", "sft", "evaluation"]
+    assert list(report["stages"]) == ["data", "tokenizer", "base", "mid", "sft", "evaluation"]
     names = {"facts", "word_problems", "multiple_choice", "spelling", "identity"}
+    names |= {"real_words", "first_contact"}
     assert set(report["tasks"]) == names
     for row in report["tasks"].values():
         assert 0 <= row["chance"]["accuracy"] < 1
-        for model in ("untrained", "base", "sft"):
+        for model in ("untrained", "base", "mid", "sft"):
             assert row[model]["low"] <= row[model]["accuracy"] <= row[model]["high"]
             assert row[model]["n"] > 0
     for bits in report["bits_per_byte"].values():

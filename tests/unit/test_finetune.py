@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from nanochat_lib.common import Ranks
 from nanochat_lib.data.documents import write_shards
+from nanochat_lib.data.tinyworld import World
 from nanochat_lib.model.gpt import GPT, GPTConfig
 from nanochat_lib.tasks.base import Task
+from nanochat_lib.tasks.unknown import contact_mixture
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 from nanochat_lib.training.checkpoint import load_model, save_checkpoint
 from nanochat_lib.training.finetune import (
@@ -290,3 +292,56 @@ def test_losses_stay_finite_at_every_row_length(base):
     loss = model(torch.zeros(2, 8, dtype=torch.int64), nothing)
     loss.backward()
     assert loss.item() == 0.0
+
+
+def learned_by_hand(row: list[int]) -> list[bool]:
+    """Read a packed row token by token and decide what the assistant says itself."""
+    special = {
+        name: TOKENIZER.encode_special(f"<|{name}|>")
+        for name in ("bos", "assistant_start", "assistant_end", "output_start", "output_end")
+    }
+    speaking, reading, learned = False, False, []
+    for token in row:
+        if token == special["bos"]:
+            speaking = reading = False
+        if token == special["output_start"]:
+            reading = True
+        learned.append(speaking and not reading)
+        if token == special["assistant_start"]:
+            speaking = True
+        if token == special["assistant_end"]:
+            speaking = False
+        if token == special["output_end"]:
+            reading = False
+    return learned
+
+
+@pytest.mark.parametrize("sequence_len", [64, 256, 1024, 2048])
+def test_masks_are_those_read_by_hand_and_losses_finite_at_every_context(sequence_len):
+    task = contact_mixture(World(0), 400)
+    loader = ConversationLoader(task, TOKENIZER, 2, sequence_len)
+    config = GPTConfig(
+        sequence_len=sequence_len, vocab_size=300, n_layer=1, n_head=1, n_kv_head=1, n_embd=32
+    )
+    model = GPT(config)
+    model.init_weights(torch.Generator().manual_seed(0))
+    for _ in range(3):
+        inputs, targets = next(loader)
+        for row, wanted in zip(inputs.tolist(), targets.tolist()):
+            learned = learned_by_hand(row)
+            by_hand = [t if yes else IGNORE for t, yes in zip(row[1:], learned[1:])]
+            assert wanted[:-1] == by_hand
+            assert sum(learned) > 0
+        loss = model(inputs, targets)
+        loss.backward()
+        assert loss.isfinite() and all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_what_opens_a_row_is_drawn_fairly():
+    """Packing has favourites: a long conversation finds room early and would never come first."""
+    short, long = ("go", "on " * 4), ("Go", "on " * 20)
+    task = Listed([short, long, long] * 100)
+    inputs, _ = next(ConversationLoader(task, TOKENIZER, 300, 200))
+    opener = TOKENIZER.encode("Go")[0]
+    share = (inputs[:, 2] == opener).double().mean()
+    assert 0.5 < share < 0.85, f"{share:.0%} of the rows begin with a long one, expected 67%"

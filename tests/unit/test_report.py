@@ -37,7 +37,14 @@ REPORT = {
     "model": {"parameters": 1_048_601, "flops_per_token": 7_000_000, "config": {}},
     "data": {"parts": {"train": {"documents": 10, "bytes": 2_500_000}}, "english_share": 0.25},
     "bits_per_byte": {
-        "tinyworld": {"uniform": 5.0, "bigram": 2.5, "untrained": 5.001, "base": 1.0, "sft": 0.75}
+        "tinyworld": {
+            "uniform": 5.0,
+            "bigram": 2.5,
+            "untrained": 5.001,
+            "base": 1.0,
+            "mid": 0.9,
+            "sft": 0.75,
+        }
     },
     "tasks": {
         "word_problems": {
@@ -45,6 +52,7 @@ REPORT = {
             "chance": {"accuracy": 0.125, "name": "the likeliest answer"},
             "untrained": score(0.0, 0.0, 0.0714, 50),
             "base": score(0.02, 0.003, 0.105, 50),
+            "mid": score(0.5, 0.432, 0.568, 200),
             "sft": score(0.925, 0.8799, 0.954, 200),
         }
     },
@@ -54,14 +62,27 @@ REPORT = {
         {"task": "facts", "question": "What?", "response": "This.", "correct": True},
         {"task": "facts", "question": "Who?", "response": "", "correct": False},
     ],
+    "contact": {
+        "wrong": [{"question": "hi", "response": "Goodbye!"}],
+        "endless": 3,
+        "refused": 2,
+        "known": 900,
+    },
 }
 
 
 def test_accuracy_is_never_written_without_its_interval_and_floor():
     assert percent(score(0.925, 0.8799, 0.954, 200)) == "92.5% [88, 95]"
     header, row = task_rows(REPORT)
-    assert header == ["task", "floor", "untrained, n=50", "base, n=50", "sft, n=200"]
-    assert row == ["word problems", "12.5%", "0.0% [0, 7]", "2.0% [0, 10]", "92.5% [88, 95]"]
+    assert header == ["task", "floor", "untrained, n=50", "base, n=50", "mid, n=200", "sft, n=200"]
+    assert row == [
+        "word problems",
+        "12.5%",
+        "0.0% [0, 7]",
+        "2.0% [0, 10]",
+        "50.0% [43, 57]",
+        "92.5% [88, 95]",
+    ]
 
 
 def test_tasks_with_other_numbers_of_questions_show_both():
@@ -79,6 +100,7 @@ def test_bits_stand_under_the_model_they_belong_to():
         "bigram": "2.500",
         "untrained": "5.001",
         "base": "1.000",
+        "mid": "0.900",
         "sft": "0.750",
     }
 
@@ -114,6 +136,9 @@ def test_report_shows_every_measured_part_and_model_text_cannot_become_markup():
         "found in any training text: 0",
         "A CPU, 2 cores, 8.0 GB, Linux x86_64, Python 3.11.7, torch 2.15.0",
         "figures/loss.png",
+        "refused: 2 of 900",
+        "by themselves: 3",
+        "> hi\nGoodbye!\n```",
     ):
         assert part in text, f"{part!r} is missing"
     assert ">     | # *home*" in text, "four spaces make it a code block"

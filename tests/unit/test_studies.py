@@ -13,7 +13,7 @@ import json, random, sys
 sys.path.insert(0, sys.argv[1])
 import tinyworld
 import nanochat_lib.capstone.stage_data as stage_data
-from nanochat_lib.capstone.stage_sft import chat_mixture
+from nanochat_lib.tasks.practice import chat_mixture
 from nanochat_lib.data.tinyworld import World
 from nanochat_lib.tasks.tinyworld import FactChoice
 getattr(tinyworld, sys.argv[2])()
@@ -118,3 +118,57 @@ def test_the_records_of_the_chapter_on_speed_are_whole():
     assert product < 1.05 * step["peak_gflops"]["float32"], "the peak was measured in a slow minute"
     speed = json.loads((folder / "speed.json").read_text(encoding="utf-8"))
     assert {"eager", "bf16"} <= set(speed["laptop"])
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "as_it_is",
+        "rows_in_packing_order",
+        "one_stage",
+        "without_text",
+        "without_simple_spelling",
+        "without_the_tool",
+        "letters_without_spaces",
+        "without_refusals",
+    ],
+)
+def test_each_variant_of_the_chat_stages_changes_one_thing(variant):
+    program = """
+import json
+import contact
+from nanochat_lib.capstone.profiles import load_profile
+profile = getattr(contact, sys.argv[1])(load_profile("laptop"))
+from nanochat_lib.capstone.stage_chat import stage_conversations
+from nanochat_lib.capstone.stage_evaluation import all_tests
+from nanochat_lib.data.tinyworld import World
+from nanochat_lib.tasks.base import content_text
+from nanochat_lib.training import finetune
+mixture = stage_conversations("sft", profile.data, profile.chat)
+answers = [content_text(mixture[i]["messages"][1]["content"]) for i in range(400)]
+spelling = all_tests(World(0), 5)["spelling"]
+numbers = list(range(50))
+finetune.local_generator("a row").shuffle(numbers)
+print(json.dumps({
+    "shuffled": numbers != list(range(50)),
+    "steps": profile.mid.steps > 1,
+    "text": profile.sft.text_fraction > 0,
+    "spelled": any(a.startswith("I spell") and "#" not in a for a in answers),
+    "tool": any(".count(" in a for a in answers),
+    "spaces": any("# " in a and ": " in a and a.count(" ") > 12 for a in answers),
+    "refusals": any(a.startswith("I do not know") for a in answers),
+    "graded": all(spelling.evaluate(c, content_text(c["messages"][1]["content"])) for c in spelling),
+}))
+"""
+    found = json.loads(run_program(program, variant))
+    wrong = {
+        "rows_in_packing_order": "shuffled",
+        "one_stage": "steps",
+        "without_text": "text",
+        "without_simple_spelling": "spelled",
+        "without_the_tool": "tool",
+        "letters_without_spaces": "spaces",
+        "without_refusals": "refusals",
+    }
+    missing = [key for key, value in found.items() if not value]
+    assert missing == ([wrong[variant]] if variant in wrong else [])
