@@ -38,7 +38,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from nanochat_lib.common import atomic_write
@@ -285,9 +285,8 @@ def finetune_lora(
 def save_adapter(folder: Path, model: nn.Module, lora: LoRAConfig, tokenizer: Tokenizer) -> None:
     """Write adapter.safetensors and adapter.json."""
     state = {k: v for k, v in model.state_dict().items() if ".lora_" in k}
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / "adapter.new")
-    (folder / "adapter.new").replace(folder / "adapter.safetensors")
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    atomic_write(folder / "adapter.safetensors", save(tensors))
     about = {"lora": asdict(lora), "tokenizer_hash": tokenizer.hash}
     atomic_write(folder / "adapter.json", json.dumps(about))
 

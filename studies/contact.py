@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import nanochat_lib.tasks.practice as practice
 import nanochat_lib.tasks.unknown as unknown
 from nanochat_lib.capstone.profiles import Profile, load_profile
 from nanochat_lib.capstone.run import run_profile
@@ -64,6 +65,7 @@ def without_simple_spelling(profile: Profile) -> Profile:
     """Never ask for the letters of a word alone."""
     for shares in (unknown.MID_SHARES, unknown.SFT_SHARES):
         del shares[Spell]
+    practice.SpellOnly = practice.SmallTalk  # in dialogues
     return profile
 
 

@@ -331,7 +331,7 @@ def test_masks_are_those_read_by_hand_and_losses_finite_at_every_context(sequenc
             learned = learned_by_hand(row)
             by_hand = [t if yes else IGNORE for t, yes in zip(row[1:], learned[1:])]
             assert wanted[:-1] == by_hand
-            assert sum(learned) > 0
+            assert any(target != IGNORE for target in wanted)
         loss = model(inputs, targets)
         loss.backward()
         assert loss.isfinite() and all(p.grad.isfinite().all() for p in model.parameters())
