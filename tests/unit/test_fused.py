@@ -233,7 +233,8 @@ if sys.argv[1] == "keep" and not keep_freed_memory():
     sys.exit()
 def use():
     [torch.ones(15_000_000, dtype=torch.uint8) for _ in range(3)]  # all free at once, by default too much
-use()
+for _ in range(4):  # until the heap has found its form
+    use()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     use()
