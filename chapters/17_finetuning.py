@@ -437,8 +437,8 @@ rows, _ = next(ConversationLoader(TwoLengths(), tokenizer, 400, 128))
 print(f"{(rows[:, 2] == capital).double().mean():.0%} of the rows begin with a long one")
 
 # %% [markdown]
-# As many as there are. Taken in the order of packing it would be far fewer, and exercise
-# `who_opens_rows` of chapter `contact` shows how far.
+# About as many as there are. In the order of packing none of these rows would, and exercise
+# `who_opens_rows` of chapter `contact` shows how a mixture of more kinds fares.
 
 # %% [markdown]
 # And resuming: a loader that is given another's state goes on with the same batches.

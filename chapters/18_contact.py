@@ -13,7 +13,7 @@
 # of France:
 #
 # ```python
-# FirstContact()[0]["messages"][0]      # {'role': 'user', 'content': 'hi'}
+# FirstContact(world)[0]["messages"][0]      # {'role': 'user', 'content': 'hi'}
 # ```
 #
 # Nothing is wrong with the network. What is missing is *coverage*, and the words "I do not know that". Both are data, so this
@@ -37,7 +37,6 @@ from nanochat_lib.data.english import DATA
 # %%
 from collections import Counter
 
-
 import matplotlib.pyplot as plt
 
 from nanochat_lib.common import local_generator
@@ -47,7 +46,7 @@ from nanochat_lib.tasks.base import content_text
 # %% [markdown]
 # ## Write the test first
 #
-# Before any training data existed, we wrote down 265 first messages as people type them, with what would count as handled:
+# Before any training data for them existed, we wrote down 265 first messages as people type them, with what would count as handled:
 # `data/first_messages.tsv`, whose words chapter `tinyworld` keeps out of training. Each line has a kind and a message. The order
 # matters: whoever writes the training phrases first will, without noticing, test what was trained.
 
@@ -60,7 +59,8 @@ for kind, message in first_messages()[3::24]:
 
 # %% [markdown]
 # None of these messages may be asked in training, whatever its case and punctuation: every training task gets their keys as
-# its `avoid`. And the words that they ask to spell are never spelled in training.
+# its `avoid`. And the words that they ask to spell are never spelled in training. What this does not promise: the phrases below
+# grew while the messages were known, and a neighbour of a message may be among them.
 #
 # ## Phrases, a tenth of each list kept back
 #
@@ -298,11 +298,6 @@ show(Sums(world))
 
 # %%
 #| export
-def ways_to_ask(relation: str, heldout: bool) -> tuple[str, ...]:
-    """List the phrases that ask for a relation."""
-    return phrases("ways", relation, heldout)
-
-
 class Questions(TinyWorldTask):
     """Ask for a fact in any of many ways."""
 
@@ -350,8 +345,8 @@ show(Questions(world, "test"), 2)
 
 # %% [markdown]
 # Spelling, counting letters and counting all letters, mostly in real words. A word that is one token can only be spelled if
-# that token was: so the words of the world, which the tokenizer knows as a whole, are practised too, and so are words with an
-# ending. Double letters are where a model stumbles: it has seen few of them. So words that have one are often asked about it.
+# that token was: so the words of the world, which the tokenizer knows as a whole, are practised too. Double letters are rare, so
+# words that have one are often asked about it.
 
 
 # %%
@@ -412,9 +407,9 @@ show(CountLetters(world), 4)
 # %% [markdown]
 # ## Tasks for what is not known
 #
-# What would a model of this world do when it is asked for the capital of France? It has only ever been rewarded for answers of
-# the form "The capital of X is Y", so it names some X and Y, in a confident tone. Refusal has to be taught, and it is the larger
-# half of the work: the known is a small island. Five kinds of sea around it:
+# What would a model of this world do when it is asked for the capital of France? All answers that it has seen have the form "The
+# capital of X is Y", so it names some X and Y, in a confident tone. Refusal has to be taught, and the known is a small island.
+# Five kinds of sea around it:
 #
 # - questions that look like the world's, about somebody who does not live there;
 # - requests and remarks of every other kind, in hundreds of frames filled with real words;
@@ -426,7 +421,7 @@ show(CountLetters(world), 4)
 
 # %%
 #| default_exp tasks.unknown
-# What the model does not know: messages to be refused, and the mixtures of all conversations.
+# What the model does not know: messages to be refused, and the shares of all conversations.
 
 # %%
 #| export
@@ -434,9 +429,8 @@ import random
 
 from nanochat_lib.data.english import documentation, real_words
 from nanochat_lib.data.phrases import as_typed, phrases
-from nanochat_lib.data.tinyworld import WORDS, World
+from nanochat_lib.data.tinyworld import WORDS
 from nanochat_lib.data.words import any_word
-from nanochat_lib.tasks.contact import ways_to_ask
 from nanochat_lib.tasks.tinyworld import TinyWorldTask, exchange
 
 # %%
@@ -468,7 +462,9 @@ class Strangers(TinyWorldTask):
             frame = rng.choice(phrases("yes_no", relation.name, self.heldout))
         else:
             any_relation = rng.random() < 0.3
-            frame = rng.choice(ways_to_ask("any" if any_relation else relation.name, self.heldout))
+            frame = rng.choice(
+                phrases("ways", "any" if any_relation else relation.name, self.heldout)
+            )
         noun, value = relation.noun.format(e=name), rng.choice(relation.values)
         question = frame.format(e=name, noun=noun, v=value)
         return {"messages": exchange(as_typed(rng, question, slips=0.03), REFUSAL)}
@@ -539,8 +535,6 @@ for kind in (Strangers, OtherTopics, OtherTongues, Noise):
 
 # %%
 #| export
-from nanochat_lib.data.english import first_messages
-from nanochat_lib.tasks.base import TaskMixture
 from nanochat_lib.tasks.contact import (
     CountLetters,
     Problems,
@@ -558,7 +552,6 @@ from nanochat_lib.tasks.tinyworld import (
     Identity,
     Spelling,
     WordProblems,
-    message_key,
 )
 
 MID_SHARES = {
@@ -598,27 +591,11 @@ SFT_SHARES = {
 }
 
 
-def contact_mixture(
-    world: World, size: int, seed: int = 0, shares: dict[type, float] | None = None
-) -> TaskMixture:
-    """Mix `size` training conversations, none of which asks one of the first messages.
-
-    Args:
-        world: the facts.
-        size: conversations.
-        seed: of all draws.
-        shares: class of task -> share; SFT_SHARES if None.
-    """
-    shares = SFT_SHARES if shares is None else shares
-    tasks = [kind(world, "train", size, seed) for kind in shares]
-    kept = frozenset(message_key(message) for _, message in first_messages())
-    for task in tasks:
-        task.avoid = kept
-    return TaskMixture(tasks, list(shares.values()), size=size, seed=seed)
-
-
 # %%
-mixture = contact_mixture(world, 2_000)
+from nanochat_lib.tasks.practice import chat_mixture
+from nanochat_lib.tasks.tinyworld import message_key
+
+mixture = chat_mixture(world, 2_000, shares=SFT_SHARES)
 asked = {message_key(c["messages"][0]["content"]) for c in mixture}
 kept = {message_key(message) for _, message in first_messages()}
 refused = sum(content_text(c["messages"][1]["content"]) == REFUSAL for c in mixture)
@@ -774,12 +751,13 @@ for kind, message in first_messages():
 names = sorted(asked, key=lambda kind: failed[kind] / asked[kind])
 
 # %%
-# alt: share of first messages handled, a bar for each kind, most of them near 100 percent
+# alt: share of first messages handled, a bar for each kind, from all of "who" and "made" down to few that ask for letters
 fig, ax = plt.subplots(figsize=(6.5, 4))
 ax.barh(names, [100 * (1 - failed[kind] / asked[kind]) for kind in names], color="tab:blue")
 for row, kind in enumerate(names):
-    ax.text(2, row, f"{asked[kind] - failed[kind]} of {asked[kind]}", va="center", color="white")
-ax.set(xlabel="first messages handled (%)", xlim=(0, 100))
+    right = asked[kind] - failed[kind]
+    ax.text(100 * right / asked[kind] + 1, row, f"{right} of {asked[kind]}", va="center")
+ax.set(xlabel="first messages handled (%)", xlim=(0, 115))
 plt.show()
 
 # %% [markdown]
@@ -788,13 +766,14 @@ plt.show()
 # And here is what went wrong, every one of them, since an average hides the person who asked:
 
 # %%
-for turn in record["contact"]["wrong"][:12]:
-    print(f"> {turn['question'][:60]}\n{turn['response'][:90]!r}")
+for turn in record["contact"]["wrong"]:
+    print(f"{turn['question'][:40]:42}{turn['response'][:70]!r}")
 known, refused = record["contact"]["known"], record["contact"]["refused"]
 print(f"\n{refused} of {known} questions about what is known were refused")
 
 # %% [markdown]
-# Refusing is a trade. A model that refuses more answers fewer strangers with nonsense and more friends with a shrug. The share
+# A letter too few, another word spelled, a sum refused: spelling real words is what this model does worst, and what it refuses
+# though it could answer is often short. Refusing is a trade. A model that refuses more answers fewer strangers with nonsense and more friends with a shrug. The share
 # of refusals in the mixture sets it, and exercise `refusal_threshold` moves it after training.
 #
 # ## Guide: add a capability of your own
@@ -829,7 +808,7 @@ class Larger(TinyWorldTask):
 
 # %%
 show(Larger(world), 2)
-mine = contact_mixture(world, 1_000, shares={**SFT_SHARES, Larger: 2.0})
+mine = chat_mixture(world, 1_000, shares={**SFT_SHARES, Larger: 2.0})
 print(f"{mine.counts[-1]} of 1,000 conversations are yours")
 
 # %% [markdown]
@@ -851,5 +830,5 @@ print(f"{(time.perf_counter() - start) * 1e3:.0f} microseconds a conversation")
 # What a stranger meets is decided by coverage, and coverage is data: phrases as people type them, real words, and above all the
 # many things that must be refused. Test messages were written first and kept out by key; phrases, words and pairs of numbers are
 # held out by checksum; the grader is strict. The library now has `data.phrases`, `tasks.contact` (what is known), `tasks.unknown`
-# (what is not, and the two mixtures) and `evaluation.contact`. The exercises keep phrases apart that differ only in typing, choose
+# (what is not, and the shares of both diets) and `evaluation.contact`. The exercises keep phrases apart that differ only in typing, choose
 # how much to refuse, and find who opens a row.

@@ -49,7 +49,7 @@ scratch = tempfile.TemporaryDirectory()
 #
 # ```text
 # data ──> tokenizer ──> base ──> mid ──> sft ──> evaluation ──> report
-#   └──────────┴───────────┴───────┴──────────┘   each may read all folders before it
+#   └──────────┴───────────┴────────┴───────┴──────────┘   each may read all folders before it
 # ```
 #
 # ### Data
@@ -298,7 +298,8 @@ def train_base(folder: Path, inputs: dict[str, Path], config: PretrainConfig) ->
 # %%
 #| export
 from nanochat_lib.tasks.base import Task
-from nanochat_lib.tasks.unknown import MID_SHARES, SFT_SHARES, contact_mixture
+from nanochat_lib.tasks.practice import chat_mixture
+from nanochat_lib.tasks.unknown import MID_SHARES, SFT_SHARES
 from nanochat_lib.training.finetune import FinetuneConfig, finetune
 
 # %% [markdown]
@@ -320,7 +321,7 @@ class ChatDataConfig:
 def stage_conversations(stage: str, data: DataConfig, chat: ChatDataConfig) -> Task:
     """Mix the conversations of stage "mid" or "sft"."""
     shares = {"mid": MID_SHARES, "sft": SFT_SHARES}[stage]
-    return contact_mixture(World(data.world_seed), chat.conversations, chat.seed, shares)
+    return chat_mixture(World(data.world_seed), chat.conversations, chat.seed, shares)
 
 
 def train_mid(
@@ -359,14 +360,14 @@ def train_sft(
 
 # %%
 #| default_exp capstone.stage_evaluation
-# Stage 5: measure the models against floors and against each other.
+# Stage 6: measure the models against floors and against each other.
 
 # %%
 #| export
 import math
 from collections.abc import Callable
 from functools import partial
-from itertools import chain, islice, product
+from itertools import islice, product
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -377,11 +378,12 @@ from nanochat_lib.evaluation.chat import evaluate_task
 from nanochat_lib.evaluation.contact import FirstContact
 from nanochat_lib.inference.engine import Engine
 from nanochat_lib.model.gpt import GPT
-from nanochat_lib.tasks.base import Task
+from nanochat_lib.tasks.base import Task, content_text
 from nanochat_lib.data.synthetic import OPENINGS
 from nanochat_lib.tasks.contact import CountLetters
-from nanochat_lib.tasks.contamination import contamination, training_texts
-from nanochat_lib.tasks.tinyworld import heldout_tasks
+from nanochat_lib.data.english import first_messages
+from nanochat_lib.tasks.contamination import contamination
+from nanochat_lib.tasks.tinyworld import heldout_tasks, message_key
 from nanochat_lib.training.checkpoint import load_model
 from nanochat_lib.training.loader import PackingLoader
 
@@ -498,8 +500,8 @@ def score_task(
     models: dict[str, GPT], model: str, tokenizer: Tokenizer, task: Task, config: EvaluationConfig
 ) -> dict:
     """Ask one model the questions of one task; keep the score and every answer."""
-    limit = config.baseline_questions if model in ("untrained", "base") else config.questions
-    limit = len(task) if model == "sft" else limit
+    few = {"untrained": config.baseline_questions, "base": config.baseline_questions}
+    limit = few.get(model, config.questions if model == "mid" else None)  # None: all there are
     engine = Engine(models[model], tokenizer)
     score, answers = evaluate_task(engine, task, config.max_tokens, config.batch_size, limit)
     return {"score": dataclasses.asdict(score), "answers": answers}
@@ -523,9 +525,9 @@ def describe_tasks(tasks: dict[str, Task]) -> dict[str, dict]:
 
 
 # %% [markdown]
-# The tests are TinyWorld's five, letters of real words, and the first messages. The last are short
-# ("hi"), so they are no use for a search in all texts; `contact_mixture` sees to it that none of
-# them is ever asked.
+# The tests are TinyWorld's five, letters of real words, and the first messages. The last are often
+# too short to be searched for in all texts ("hi"); they are leaks where a whole training question is
+# one of them.
 
 
 # %%
@@ -534,6 +536,23 @@ def all_tests(world: World, size: int) -> dict[str, Task]:
     """Return every test by name, of at most `size` questions but for the first messages."""
     real = CountLetters(world, "test", size)
     return heldout_tasks(world, size) | {"real_words": real, "first_contact": FirstContact(world)}
+
+
+def find_leaks(documents: Iterable[str], chats: list[Task], tasks: dict[str, Task]) -> list[str]:
+    """List the test questions that stand in training text, and the first messages that training asks."""
+    asked = set()
+
+    def texts() -> Iterator[str]:
+        yield from documents
+        for chat in chats:
+            for conversation in chat:
+                messages = conversation["messages"]
+                asked.update(message_key(message["content"]) for message in messages[::2])
+                yield from (content_text(message["content"]) for message in messages)
+
+    questions = {name: task for name, task in tasks.items() if name != "first_contact"}
+    found = contamination(texts(), questions)
+    return found + [text for _, text in first_messages() if message_key(text) in asked]
 
 
 # %%
@@ -551,14 +570,12 @@ def evaluate_models(
     """
     world, tokenizer = World(data.world_seed), Tokenizer.load(inputs["tokenizer"])
     models, tasks = load_models(inputs, tokenizer), all_tests(world, config.questions)
-    documents = stream_documents(training_shards(inputs["data"]), loop=False)
+    stream = stream_documents(training_shards(inputs["data"]), loop=False)
     chats = [stage_conversations(stage, data, chat) for stage in ("mid", "sft")]
-    texts = chain((text for text, _ in documents), *map(training_texts, chats))
-    questions = {name: task for name, task in tasks.items() if name != "first_contact"}
     pieces = {
         "bits_per_byte": partial(measure_bits, models, inputs, tokenizer, config),
         "samples": partial(story_samples, models["base"], tokenizer, config),
-        "contamination": partial(contamination, texts, questions),
+        "contamination": partial(find_leaks, (text for text, _ in stream), chats, tasks),
     }
     for model, task in product(models, tasks):
         piece = partial(score_task, models, model, tokenizer, tasks[task], config)

@@ -101,12 +101,13 @@ def markdown_table(rows: list[list[str]]) -> str:
 
 
 def terminal_table(rows: list[list[str]]) -> Table:
-    """Build the same table for the terminal; what follows a comma in the header goes below it."""
+    """Build the same table for the terminal; what follows a comma in the header, and intervals, go below."""
     table = Table(*(name.replace(", ", "\n") for name in rows[0]))
     for row in rows[1:]:
-        table.add_row(*row)
-    for column in table.columns[1:]:
+        table.add_row(*(cell.replace(" [", "\n[") for cell in row))
+    for column in table.columns:
         column.justify, column.no_wrap = "right", True
+    table.columns[0].justify = "left"
     return table
 
 
@@ -201,7 +202,7 @@ Answers to held-out questions, greedy, graded by program. In brackets: the 95% W
 
 {floors}
 
-Held-out questions found in any training text: {leaks}. No first message was ever asked in training.
+Held-out questions found in any training text, and first messages asked in training: {leaks}.
 Questions about what is known that were refused: {refused} of {known}. Replies that did not end by themselves: {endless}.
 
 ## How well it predicts text
@@ -412,10 +413,12 @@ def write_report(run_folder: Path) -> dict:
 # %%
 #| export
 EXPLANATION = """\
-*floor* is what guessing gets; *n* counts the questions (identity has no more new phrasings, first contact a list of its own), and in brackets stands the 95% interval that so few allow. *untrained* is the model before its first step, *base* after pretraining, *mid* after practising
-skills, *sft* after fine-tuning on conversations of every kind. *bits per byte* says how well a model predicts text it has not seen: how many bits it needs to
-say which byte comes next, fewer is better. *uniform* takes all tokens to be equally likely, *bigram* counts
-which follows which."""
+*floor* is what guessing gets; *n* counts the questions (identity has no more new phrasings, first contact a
+list of its own), and in brackets stands the 95% interval that so few allow. *untrained* is the model before
+its first step, *base* after pretraining, *mid* after practising skills, *sft* after fine-tuning on
+conversations of every kind. *bits per byte* says how well a model predicts text it has not seen: how many
+bits it needs to say which byte comes next, fewer is better. *uniform* takes all tokens to be equally likely,
+*bigram* counts which follows which."""
 
 
 def fill_between(text: str, name: str, block: str) -> str:

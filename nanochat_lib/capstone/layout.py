@@ -77,12 +77,13 @@ def markdown_table(rows: list[list[str]]) -> str:
 
 
 def terminal_table(rows: list[list[str]]) -> Table:
-    """Build the same table for the terminal; what follows a comma in the header goes below it."""
+    """Build the same table for the terminal; what follows a comma in the header, and intervals, go below."""
     table = Table(*(name.replace(", ", "\n") for name in rows[0]))
     for row in rows[1:]:
-        table.add_row(*row)
-    for column in table.columns[1:]:
+        table.add_row(*(cell.replace(" [", "\n[") for cell in row))
+    for column in table.columns:
         column.justify, column.no_wrap = "right", True
+    table.columns[0].justify = "left"
     return table
 
 
@@ -166,7 +167,7 @@ Answers to held-out questions, greedy, graded by program. In brackets: the 95% W
 
 {floors}
 
-Held-out questions found in any training text: {leaks}. No first message was ever asked in training.
+Held-out questions found in any training text, and first messages asked in training: {leaks}.
 Questions about what is known that were refused: {refused} of {known}. Replies that did not end by themselves: {endless}.
 
 ## How well it predicts text

@@ -143,10 +143,12 @@ def write_report(run_folder: Path) -> dict:
 
 
 EXPLANATION = """\
-*floor* is what guessing gets; *n* counts the questions (identity has no more new phrasings, first contact a list of its own), and in brackets stands the 95% interval that so few allow. *untrained* is the model before its first step, *base* after pretraining, *mid* after practising
-skills, *sft* after fine-tuning on conversations of every kind. *bits per byte* says how well a model predicts text it has not seen: how many bits it needs to
-say which byte comes next, fewer is better. *uniform* takes all tokens to be equally likely, *bigram* counts
-which follows which."""
+*floor* is what guessing gets; *n* counts the questions (identity has no more new phrasings, first contact a
+list of its own), and in brackets stands the 95% interval that so few allow. *untrained* is the model before
+its first step, *base* after pretraining, *mid* after practising skills, *sft* after fine-tuning on
+conversations of every kind. *bits per byte* says how well a model predicts text it has not seen: how many
+bits it needs to say which byte comes next, fewer is better. *uniform* takes all tokens to be equally likely,
+*bigram* counts which follows which."""
 
 
 def fill_between(text: str, name: str, block: str) -> str:

@@ -8,7 +8,8 @@ from nanochat_lib.capstone.stage_data import DataConfig
 from nanochat_lib.data.documents import list_shards
 from nanochat_lib.data.tinyworld import World
 from nanochat_lib.tasks.base import Task
-from nanochat_lib.tasks.unknown import MID_SHARES, SFT_SHARES, contact_mixture
+from nanochat_lib.tasks.practice import chat_mixture
+from nanochat_lib.tasks.unknown import MID_SHARES, SFT_SHARES
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 from nanochat_lib.training.finetune import FinetuneConfig, finetune
 
@@ -26,7 +27,7 @@ class ChatDataConfig:
 def stage_conversations(stage: str, data: DataConfig, chat: ChatDataConfig) -> Task:
     """Mix the conversations of stage "mid" or "sft"."""
     shares = {"mid": MID_SHARES, "sft": SFT_SHARES}[stage]
-    return contact_mixture(World(data.world_seed), chat.conversations, chat.seed, shares)
+    return chat_mixture(World(data.world_seed), chat.conversations, chat.seed, shares)
 
 
 def train_mid(

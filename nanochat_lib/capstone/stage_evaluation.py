@@ -1,13 +1,13 @@
 # Generated from chapters/20_capstone.py by `course build`; edit that file.
-"""Stage 5: measure the models against floors and against each other."""
+"""Stage 6: measure the models against floors and against each other."""
 
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice, product
+from itertools import islice, product
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from nanochat_lib.capstone.stage_chat import ChatDataConfig, stage_conversations
 from nanochat_lib.capstone.stage_data import DataConfig, training_shards, validation_sets
 from nanochat_lib.common import atomic_write
 from nanochat_lib.data.documents import stream_documents
+from nanochat_lib.data.english import first_messages
 from nanochat_lib.data.synthetic import OPENINGS
 from nanochat_lib.data.tinyworld import World
 from nanochat_lib.evaluation.bpb import BigramModel, bigram_counts, evaluate_bpb
@@ -26,10 +27,10 @@ from nanochat_lib.evaluation.chat import evaluate_task
 from nanochat_lib.evaluation.contact import FirstContact
 from nanochat_lib.inference.engine import Engine
 from nanochat_lib.model.gpt import GPT
-from nanochat_lib.tasks.base import Task
+from nanochat_lib.tasks.base import Task, content_text
 from nanochat_lib.tasks.contact import CountLetters
-from nanochat_lib.tasks.contamination import contamination, training_texts
-from nanochat_lib.tasks.tinyworld import heldout_tasks
+from nanochat_lib.tasks.contamination import contamination
+from nanochat_lib.tasks.tinyworld import heldout_tasks, message_key
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 from nanochat_lib.training.checkpoint import load_model
 from nanochat_lib.training.loader import PackingLoader
@@ -45,6 +46,7 @@ __all__ = [
     "describe_model",
     "describe_tasks",
     "all_tests",
+    "find_leaks",
     "evaluate_models",
 ]
 
@@ -130,8 +132,8 @@ def score_task(
     models: dict[str, GPT], model: str, tokenizer: Tokenizer, task: Task, config: EvaluationConfig
 ) -> dict:
     """Ask one model the questions of one task; keep the score and every answer."""
-    limit = config.baseline_questions if model in ("untrained", "base") else config.questions
-    limit = len(task) if model == "sft" else limit
+    few = {"untrained": config.baseline_questions, "base": config.baseline_questions}
+    limit = few.get(model, config.questions if model == "mid" else None)  # None: all there are
     engine = Engine(models[model], tokenizer)
     score, answers = evaluate_task(engine, task, config.max_tokens, config.batch_size, limit)
     return {"score": dataclasses.asdict(score), "answers": answers}
@@ -158,6 +160,23 @@ def all_tests(world: World, size: int) -> dict[str, Task]:
     return heldout_tasks(world, size) | {"real_words": real, "first_contact": FirstContact(world)}
 
 
+def find_leaks(documents: Iterable[str], chats: list[Task], tasks: dict[str, Task]) -> list[str]:
+    """List the test questions that stand in training text, and the first messages that training asks."""
+    asked = set()
+
+    def texts() -> Iterator[str]:
+        yield from documents
+        for chat in chats:
+            for conversation in chat:
+                messages = conversation["messages"]
+                asked.update(message_key(message["content"]) for message in messages[::2])
+                yield from (content_text(message["content"]) for message in messages)
+
+    questions = {name: task for name, task in tasks.items() if name != "first_contact"}
+    found = contamination(texts(), questions)
+    return found + [text for _, text in first_messages() if message_key(text) in asked]
+
+
 def evaluate_models(
     folder: Path,
     inputs: dict[str, Path],
@@ -171,14 +190,12 @@ def evaluate_models(
     """
     world, tokenizer = World(data.world_seed), Tokenizer.load(inputs["tokenizer"])
     models, tasks = load_models(inputs, tokenizer), all_tests(world, config.questions)
-    documents = stream_documents(training_shards(inputs["data"]), loop=False)
+    stream = stream_documents(training_shards(inputs["data"]), loop=False)
     chats = [stage_conversations(stage, data, chat) for stage in ("mid", "sft")]
-    texts = chain((text for text, _ in documents), *map(training_texts, chats))
-    questions = {name: task for name, task in tasks.items() if name != "first_contact"}
     pieces = {
         "bits_per_byte": partial(measure_bits, models, inputs, tokenizer, config),
         "samples": partial(story_samples, models["base"], tokenizer, config),
-        "contamination": partial(contamination, texts, questions),
+        "contamination": partial(find_leaks, (text for text, _ in stream), chats, tasks),
     }
     for model, task in product(models, tasks):
         piece = partial(score_task, models, model, tokenizer, tasks[task], config)

@@ -22,7 +22,6 @@ __all__ = [
     "Sums",
     "anybody",
     "Problems",
-    "ways_to_ask",
     "Questions",
     "YesNo",
     "Stories",
@@ -134,11 +133,6 @@ class Problems(TinyWorldTask):
         question = frame.format(a=a, b=b, c=a, **names, **goods)
         parts = worked(f"{a}{operation.sign}{b}", result, f"The answer is {result}.")
         return {"messages": exchange(as_typed(rng, question, slips=0.02), parts)}
-
-
-def ways_to_ask(relation: str, heldout: bool) -> tuple[str, ...]:
-    """List the phrases that ask for a relation."""
-    return phrases("ways", relation, heldout)
 
 
 class Questions(TinyWorldTask):

@@ -3,6 +3,7 @@
 
 import random
 
+from nanochat_lib.data.english import first_messages
 from nanochat_lib.data.synthetic import random_thing
 from nanochat_lib.data.tinyworld import WORDS, World
 from nanochat_lib.data.words import made_up_word
@@ -15,6 +16,7 @@ from nanochat_lib.tasks.tinyworld import (
     TinyWorldTask,
     WordProblems,
     exchange,
+    message_key,
 )
 
 __all__ = [
@@ -103,7 +105,20 @@ CHAT_SHARES = {
 }
 
 
-def chat_mixture(world: World, size: int, seed: int = 0) -> TaskMixture:
-    """Mix `size` training conversations of all kinds in the shares of CHAT_SHARES."""
-    tasks = [kind(world, "train", size, seed) for kind in CHAT_SHARES]
-    return TaskMixture(tasks, list(CHAT_SHARES.values()), size=size, seed=seed)
+def chat_mixture(
+    world: World, size: int, seed: int = 0, shares: dict[type, float] | None = None
+) -> TaskMixture:
+    """Mix `size` training conversations, none of which asks one of the first messages.
+
+    Args:
+        world: the facts.
+        size: conversations.
+        seed: of all draws.
+        shares: kind of task -> share; CHAT_SHARES if None.
+    """
+    shares = CHAT_SHARES if shares is None else shares
+    tasks = [kind(world, "train", size, seed) for kind in shares]
+    kept = frozenset(message_key(message) for _, message in first_messages())
+    for task in tasks:
+        task.avoid = kept
+    return TaskMixture(tasks, list(shares.values()), size=size, seed=seed)

@@ -1,13 +1,12 @@
 # Generated from chapters/18_contact.py by `course build`; edit that file.
-"""What the model does not know: messages to be refused, and the mixtures of all conversations."""
+"""What the model does not know: messages to be refused, and the shares of all conversations."""
 
 import random
 
-from nanochat_lib.data.english import documentation, first_messages, real_words
+from nanochat_lib.data.english import documentation, real_words
 from nanochat_lib.data.phrases import as_typed, phrases
-from nanochat_lib.data.tinyworld import WORDS, World
+from nanochat_lib.data.tinyworld import WORDS
 from nanochat_lib.data.words import any_word
-from nanochat_lib.tasks.base import TaskMixture
 from nanochat_lib.tasks.contact import (
     CountLetters,
     Problems,
@@ -17,7 +16,6 @@ from nanochat_lib.tasks.contact import (
     Sums,
     Talk,
     YesNo,
-    ways_to_ask,
 )
 from nanochat_lib.tasks.practice import Dialogue, Lookup, Repeat
 from nanochat_lib.tasks.tinyworld import (
@@ -28,7 +26,6 @@ from nanochat_lib.tasks.tinyworld import (
     TinyWorldTask,
     WordProblems,
     exchange,
-    message_key,
 )
 
 __all__ = [
@@ -41,7 +38,6 @@ __all__ = [
     "Noise",
     "MID_SHARES",
     "SFT_SHARES",
-    "contact_mixture",
 ]
 
 REFUSAL = "I do not know that. I know TinyWorld, sums and spelling."
@@ -71,7 +67,9 @@ class Strangers(TinyWorldTask):
             frame = rng.choice(phrases("yes_no", relation.name, self.heldout))
         else:
             any_relation = rng.random() < 0.3
-            frame = rng.choice(ways_to_ask("any" if any_relation else relation.name, self.heldout))
+            frame = rng.choice(
+                phrases("ways", "any" if any_relation else relation.name, self.heldout)
+            )
         noun, value = relation.noun.format(e=name), rng.choice(relation.values)
         question = frame.format(e=name, noun=noun, v=value)
         return {"messages": exchange(as_typed(rng, question, slips=0.03), REFUSAL)}
@@ -164,22 +162,3 @@ SFT_SHARES = {
     OtherTongues: 0.4,
     Noise: 0.2,
 }
-
-
-def contact_mixture(
-    world: World, size: int, seed: int = 0, shares: dict[type, float] | None = None
-) -> TaskMixture:
-    """Mix `size` training conversations, none of which asks one of the first messages.
-
-    Args:
-        world: the facts.
-        size: conversations.
-        seed: of all draws.
-        shares: class of task -> share; SFT_SHARES if None.
-    """
-    shares = SFT_SHARES if shares is None else shares
-    tasks = [kind(world, "train", size, seed) for kind in shares]
-    kept = frozenset(message_key(message) for _, message in first_messages())
-    for task in tasks:
-        task.avoid = kept
-    return TaskMixture(tasks, list(shares.values()), size=size, seed=seed)

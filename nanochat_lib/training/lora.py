@@ -172,8 +172,17 @@ def finetune_lora(
 
     Returns:
         What `finetune` returns.
+
+    Raises:
+        ValueError: the folder holds adapters of other settings, or as for `finetune`.
     """
-    training = folder / "training"
+    training, path = folder / "training", folder / "adapter.json"
+    about = {"lora": asdict(lora), "tokenizer_hash": tokenizer.hash}
+    about = json.loads(json.dumps(about))  # tuples become lists, as in the file
+    then = json.loads(path.read_text(encoding="utf-8")) if path.exists() else about
+    if then != about:
+        raise ValueError(f"{folder} was trained with {then}, now {about}: use another folder")
+    atomic_write(path, json.dumps(about))
     summary = finetune(
         config,
         task,
@@ -187,19 +196,16 @@ def finetune_lora(
     model, meta = load_model(base_folder, tokenizer)
     adapted = add_lora(model, lora)
     adapted.load_state_dict(load_file(latest_checkpoint(training) / "model.safetensors"))
-    save_adapter(folder, adapted, lora, tokenizer)
+    save_adapter(folder / "adapter.safetensors", adapted)
     meta = {key: meta[key] for key in ("config", "tokenizer_hash")} | {"stage": "lora"}
     save_checkpoint(folder, config.steps, merge_lora(adapted), [], meta)
     return summary
 
 
-def save_adapter(folder: Path, model: nn.Module, lora: LoRAConfig, tokenizer: Tokenizer) -> None:
-    """Write adapter.safetensors and adapter.json."""
+def save_adapter(path: Path, model: nn.Module) -> None:
+    """Write the matrices of all adapters of a model, and nothing else of it."""
     state = {k: v for k, v in model.state_dict().items() if ".lora_" in k}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    atomic_write(folder / "adapter.safetensors", save(tensors))
-    about = {"lora": asdict(lora), "tokenizer_hash": tokenizer.hash}
-    atomic_write(folder / "adapter.json", json.dumps(about))
+    atomic_write(path, save({k: v.detach().cpu().contiguous() for k, v in state.items()}))
 
 
 def load_adapter(folder: Path, model: nn.Module, tokenizer: Tokenizer | None = None) -> nn.Module:
@@ -209,8 +215,8 @@ def load_adapter(folder: Path, model: nn.Module, tokenizer: Tokenizer | None = N
         ValueError: there is none, it belongs to another tokenizer, or to a model of other sizes.
     """
     path = Path(folder) / "adapter.json"
-    if not path.is_file():
-        raise ValueError(f"no adapter.json in {folder}: finetune_lora writes it")
+    if not path.with_name("adapter.safetensors").is_file():
+        raise ValueError(f"no adapter.safetensors in {folder}: finetune_lora writes it in the end")
     about = json.loads(path.read_text(encoding="utf-8"))
     check_tokenizer(about, tokenizer.hash if tokenizer else None, path)
     lora = LoRAConfig(**about["lora"] | {"targets": tuple(about["lora"]["targets"])})

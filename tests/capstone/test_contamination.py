@@ -4,7 +4,7 @@ import pytest
 
 from nanochat_lib.capstone.profiles import load_profile
 from nanochat_lib.capstone.stage_chat import stage_conversations
-from nanochat_lib.capstone.stage_evaluation import all_tests
+from nanochat_lib.capstone.stage_evaluation import all_tests, find_leaks
 from nanochat_lib.data.synthetic import curriculum
 from nanochat_lib.data.tinyworld import World
 from nanochat_lib.tasks.base import TaskSequence
@@ -21,7 +21,7 @@ def micro():
     conversations = TaskSequence(stages)
     # More questions than the profile asks: a leak should not hide behind a small test.
     tasks = all_tests(world, 200)
-    del tasks["first_contact"]  # kept out of every conversation by key: tests/unit/test_contact.py
+    del tasks["first_contact"]  # compared whole, below
     return documents, conversations, tasks
 
 
@@ -37,3 +37,18 @@ def test_a_planted_question_is_found_in_documents_and_in_conversations(micro):
         question = task[0]["messages"][0]["content"]
         planted = [*documents[:5], f"Some say: {question.lower()} Others do not."]
         assert question in contamination(planted, tasks), f"a question of {name} slipped through"
+
+
+def test_first_messages_leak_only_where_a_whole_question_is_one(micro):
+    documents, conversations, tasks = micro
+    tasks = tasks | {"first_contact": None}
+    assert find_leaks(documents[:5], [conversations.slice(0, 50)], tasks) == []
+
+    class Planted(TaskSequence):
+        def __getitem__(self, index: int) -> dict:
+            self.check_index(index)
+            question = {"role": "user", "content": "HI"}
+            return {"messages": [question, {"role": "assistant", "content": "Bye, hi, thanks."}]}
+
+    planted = Planted([conversations.slice(0, 2)])
+    assert find_leaks(documents[:5], [planted], tasks) == ["hi"]

@@ -3,10 +3,10 @@
 import re
 
 import pytest
-from nanochat_lib.data.english import first_messages, real_words, spelled_word
 
 from nanochat_lib.common import local_generator
 from nanochat_lib.data import english as module
+from nanochat_lib.data.english import first_messages, real_words, spelled_word
 from nanochat_lib.data.phrases import as_typed, phrase_table, phrases, slip
 from nanochat_lib.data.tinyworld import World
 from nanochat_lib.evaluation.contact import FirstContact, handled
@@ -23,6 +23,7 @@ from nanochat_lib.tasks.contact import (
     Talk,
     YesNo,
 )
+from nanochat_lib.tasks.practice import chat_mixture
 from nanochat_lib.tasks.tinyworld import message_key
 from nanochat_lib.tasks.unknown import (
     MID_SHARES,
@@ -32,7 +33,6 @@ from nanochat_lib.tasks.unknown import (
     OtherTongues,
     OtherTopics,
     Strangers,
-    contact_mixture,
 )
 from nanochat_lib.tokenizer.conversation import validate_conversation
 
@@ -73,7 +73,7 @@ def test_every_list_of_phrases_has_two_sides_and_no_phrase_twice():
 def test_no_first_message_is_asked_in_either_mixture():
     kept = {message_key(message) for _, message in first_messages()}
     for shares in (MID_SHARES, SFT_SHARES):
-        mixture = contact_mixture(WORLD, 20_000, shares=shares)
+        mixture = chat_mixture(WORLD, 20_000, shares=shares)
         for conversation in mixture:
             for message in conversation["messages"][::2]:
                 assert message_key(message["content"]) not in kept, message["content"]
@@ -87,7 +87,7 @@ def test_words_of_the_list_are_spelled_nowhere_in_training():
     assert not words & {spelled_word(rng) for _ in range(5_000)}
     spelled = " ".join(
         content_text(m["content"]).lower()
-        for c in contact_mixture(WORLD, 5_000)
+        for c in chat_mixture(WORLD, 5_000, shares=SFT_SHARES)
         for m in c["messages"][1::2]
     )
     for word in words:

@@ -108,6 +108,15 @@ def test_a_prompt_beyond_the_context_counts_as_wrong():
     assert records[1]["response"] == "" and not records[1]["correct"]
 
 
+def test_an_answer_that_is_cut_off_is_wrong_where_answers_must_end():
+    task = Say([0] * 12)
+    for must_end in (False, True):
+        task.must_end = must_end
+        _, records = evaluate_task(Obedient(), task, max_tokens=2)
+        assert [record["ended"] for record in records] == [True] * 10 + [False] * 2
+        assert [record["correct"] for record in records] == [True] * 10 + [not must_end] * 2
+
+
 def test_limit_and_empty_tasks():
     found, records = evaluate_task(Obedient(), Say([0] * 9), max_tokens=4, limit=4)
     assert found.n == len(records) == 4

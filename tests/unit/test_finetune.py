@@ -13,7 +13,8 @@ from nanochat_lib.data.documents import write_shards
 from nanochat_lib.data.tinyworld import World
 from nanochat_lib.model.gpt import GPT, GPTConfig
 from nanochat_lib.tasks.base import Task
-from nanochat_lib.tasks.unknown import contact_mixture
+from nanochat_lib.tasks.practice import chat_mixture
+from nanochat_lib.tasks.unknown import SFT_SHARES
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 from nanochat_lib.training.checkpoint import load_model, save_checkpoint
 from nanochat_lib.training.finetune import (
@@ -318,7 +319,7 @@ def learned_by_hand(row: list[int]) -> list[bool]:
 
 @pytest.mark.parametrize("sequence_len", [64, 256, 1024, 2048])
 def test_masks_are_those_read_by_hand_and_losses_finite_at_every_context(sequence_len):
-    task = contact_mixture(World(0), 400)
+    task = chat_mixture(World(0), 400, shares=SFT_SHARES)
     loader = ConversationLoader(task, TOKENIZER, 2, sequence_len)
     config = GPTConfig(
         sequence_len=sequence_len, vocab_size=300, n_layer=1, n_head=1, n_kv_head=1, n_embd=32

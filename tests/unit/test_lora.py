@@ -158,6 +158,12 @@ def test_going_on_after_the_end_writes_the_same_again(trained):
     assert path.read_bytes() == before
 
 
+def test_a_folder_of_other_adapters_is_not_trained_on(trained):
+    config, _, *rest = trained[1]
+    with pytest.raises(ValueError, match="'rank': 2.* now .*'rank': 4"):
+        finetune_lora(config, LoRAConfig(rank=4), *rest, progress=None)
+
+
 def test_an_adapter_refuses_other_models_and_tokenizers(trained, tmp_path):
     folder, *_ = trained
     other = GPT(GPTConfig(n_layer=1, n_head=2, n_kv_head=2, n_embd=32, vocab_size=256))
@@ -165,11 +171,12 @@ def test_an_adapter_refuses_other_models_and_tokenizers(trained, tmp_path):
     with pytest.raises(ValueError, match="other sizes"):
         load_adapter(folder / "lora", other)
     assert all(torch.equal(before[k], v) for k, v in other.state_dict().items())
-    with pytest.raises(ValueError, match="no adapter.json"):
+    with pytest.raises(ValueError, match="no adapter.safetensors"):
         load_adapter(tmp_path, other)
     about = json.loads((folder / "lora/adapter.json").read_text(encoding="utf-8"))
     about["tokenizer_hash"] = "another"
     (tmp_path / "adapter.json").write_text(json.dumps(about), encoding="utf-8")
+    (tmp_path / "adapter.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match="another"):
         load_adapter(tmp_path, small_model(), TOKENIZER)
 

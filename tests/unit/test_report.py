@@ -1,9 +1,11 @@
 """The report card's tables and texts, from a report made by hand."""
 
 import copy
+import io
 import struct
 
 import pytest
+from rich.console import Console
 
 from nanochat_lib.capstone.layout import (
     bits_rows,
@@ -13,6 +15,7 @@ from nanochat_lib.capstone.layout import (
     render_report,
     stage_rows,
     task_rows,
+    terminal_table,
     transcript_text,
 )
 
@@ -133,7 +136,7 @@ def test_report_shows_every_measured_part_and_model_text_cannot_become_markup():
         "1.0 minutes",
         "92.5% [88, 95]",
         "floor: the likeliest answer",
-        "found in any training text: 0",
+        "asked in training: 0",
         "A CPU, 2 cores, 8.0 GB, Linux x86_64, Python 3.11.7, torch 2.15.0",
         "figures/loss.png",
         "refused: 2 of 900",
@@ -154,3 +157,18 @@ def test_figure_is_a_png_of_the_course_size_and_repeats_to_the_byte(stages):
     assert struct.unpack(">II", png[16:24]) == (780, 360)  # 6.5 x 3 inches at 120 dots
     assert png == loss_figure(losses, untrained_loss=6.93)
     assert png != loss_figure({**losses, "base": [7.0, 6.9]}, untrained_loss=6.93)
+
+
+def test_every_column_of_the_largest_table_fits_a_terminal():
+    report = copy.deepcopy(REPORT)
+    row = report["tasks"].pop("word_problems")
+    for n, task in ((34, "identity"), (200, "multiple_choice"), (265, "first_contact")):
+        report["tasks"][task] = copy.deepcopy(row)
+        for model in ("untrained", "base", "mid", "sft"):
+            few = model in ("untrained", "base")
+            report["tasks"][task][model] = score(1.0, 0.98, 1.0, min(n, 100) if few else n)
+    console = Console(width=80, file=io.StringIO())
+    console.print(terminal_table(task_rows(report)))
+    shown = console.file.getvalue()
+    for part in ("multiple choice", "first contact", "n=34/200/265", "[98, 100]", "100.0%"):
+        assert part in shown, shown
