@@ -10,7 +10,7 @@ NOTEBOOKS = $(wildcard chapters/*.ipynb solutions/*.ipynb)
 CALM := GOMP_SPINCOUNT=10000
 ONE_THREAD := OMP_NUM_THREADS=1 MPLBACKEND=agg HF_HUB_OFFLINE=1
 
-.PHONY: help setup speedrun test lint check rust unit notebooks smoke bench-tokenizer bench-ideas bench-training study-speed study-quality study-tinyworld study-contact pictures lock clean
+.PHONY: help setup speedrun test lint check rust unit notebooks smoke bench-tokenizer bench-ideas bench-training study-speed study-quality study-tinyworld study-contact study-capabilities pictures lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | while IFS='|' read -r target text; \
@@ -67,8 +67,11 @@ study-quality: setup  ## run the laptop profile the plain and the fast way, thre
 study-tinyworld: setup  ## run the laptop profile five times, each without one idea of TinyWorld (half an hour)
 	@$(BIN)/python studies/tinyworld.py
 
-study-contact: setup  ## run the laptop profile eight times, each without one idea of the chat stages (an hour)
+study-contact: setup  ## run the laptop profile with five seeds, and without one idea of the chat stages at a time (45 minutes)
 	@$(BIN)/python studies/contact.py
+
+study-capabilities: setup  ## fine-tune the laptop run in several ways: replay, letters, identity, LoRA (an hour)
+	@$(BIN)/python studies/capabilities.py
 
 pictures: setup  ## draw the README's pictures again
 	@$(BIN)/python studies/pictures.py

@@ -29,11 +29,11 @@
 # %%
 #| export
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 # %%
@@ -529,13 +529,16 @@ assert torch.allclose(shared, naive_attention(q, *repeated, causal_mask(10))[0],
 
 # %%
 #| export
-def offset_keys(k: Float[Tensor, "B S H D"]) -> Float[Tensor, "B S H D"]:
+def offset_keys(
+    k: Float[Tensor, "B S H D"], starts: Bool[Tensor, "B S"] | None = None
+) -> Float[Tensor, "B S H D"]:
     """Store the keys of the second half of the heads one position later.
 
     The first position of such a head gets a key of zeros, which no query prefers or avoids.
 
     Args:
         k: keys of all positions from the first on, shape (B, S, H, D).
+        starts: True at further first positions, where several texts share a row.
 
     Returns:
         The same shape; heads from H // 2 on are offset, so a lone head is.
@@ -543,7 +546,10 @@ def offset_keys(k: Float[Tensor, "B S H D"]) -> Float[Tensor, "B S H D"]:
     Source: C. Larry, "Partial key offset", https://github.com/KellerJordan/modded-nanogpt/pull/169
     """
     plain, offset = k.tensor_split([k.size(2) // 2], dim=2)
-    return torch.cat((plain, F.pad(offset, (0, 0, 0, 0, 1, -1))), dim=2)
+    offset = F.pad(offset, (0, 0, 0, 0, 1, -1))
+    if starts is not None:
+        offset = offset.masked_fill(starts[..., None, None], 0.0)
+    return torch.cat((plain, offset), dim=2)
 
 
 # %% [markdown]
@@ -609,6 +615,41 @@ except ValueError as error:
     print(error)
 
 # %% [markdown]
+# A row of a batch may hold several texts, one behind the other. Should the second read the first? Where it should not, the mask
+# is causal *and* stays within borders. A text is known by the special token that opens it, so the borders are found, not passed around:
+
+
+# %%
+#| export
+class Borders(NamedTuple):
+    """Say where texts that share a row begin, (B, T), and what is added to scores, (B, 1, T, T): 0 or -inf."""
+
+    starts: Bool[Tensor, "B T"]
+    mask: Float[Tensor, "B 1 T T"]
+
+
+def find_borders(
+    idx: Int[Tensor, "B T"], first_token: int, dtype: torch.dtype = torch.float32
+) -> Borders:
+    """Let each text of a row read itself alone.
+
+    Args:
+        idx: token ids, shape (B, T).
+        first_token: opens every text; what stands before the first one in a row is a text, too.
+        dtype: of the mask, that of the queries.
+    """
+    starts = idx == first_token
+    number = starts.cumsum(dim=1)  # of the text that a token belongs to
+    same = number[:, None, :, None] == number[:, None, None, :]
+    hidden = ~(same & causal_mask(idx.size(1)).to(idx.device))
+    return Borders(starts, torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, -torch.inf))
+
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print(find_borders(torch.tensor([[7, 1, 7, 2]]), first_token=7).mask[0, 0])
+
+# %% [markdown]
 # The layer must also work with a KV cache, which chapter `inference` will build. We only write
 # down what we ask of it, as a `Protocol`: a class that names methods and leaves the work to
 # others. The one detail to keep in mind: the rows of a batch may be conversations of different
@@ -649,7 +690,7 @@ def fused_attention(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B G S D"],
     v: Float[Tensor, "B G S D"],
-    mask: Bool[Tensor, "*rows T S"] | None = None,
+    mask: Shaped[Tensor, "*rows T S"] | None = None,
 ) -> Float[Tensor, "B H T D"]:
     """Average the values as naive_attention does, without keeping the weights.
 
@@ -657,7 +698,7 @@ def fused_attention(
         q: queries, shape (B, H, T, D).
         k: keys, shape (B, G, S, D); H is a multiple of G, and query head h reads key head h * G // H.
         v: values, the same shape.
-        mask: True where the query may read the key; None for causal, with S = T.
+        mask: True where the query may read the key, or what is added to scores; None for causal, with S = T.
 
     Returns:
         The outputs, shape (B, H, T, D).
@@ -716,15 +757,16 @@ class CausalSelfAttention(nn.Module):
         cos: Float[Tensor, "*rows T half"],
         sin: Float[Tensor, "*rows T half"],
         kv_cache: AttentionCache | None = None,
+        borders: Borders | None = None,
     ) -> Float[Tensor, "B T C"]:
         """Mix every token with what it may read; a cache supplies the tokens read before."""
         q, k, v = self.project(x, cos, sin)
-        mask = None
+        mask = None if borders is None else borders.mask
         if kv_cache is not None:
             k, v = kv_cache.update(self.layer_idx, k, v)
             mask = kv_cache.attention_mask(x.size(1))
         if self.key_offset:
-            k = offset_keys(k)
+            k = offset_keys(k, None if borders is None else borders.starts)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, T, D)
         y = self.attend(q, k, v, mask)
         return self.c_proj(y.transpose(1, 2).reshape(x.shape))
@@ -1014,7 +1056,7 @@ print("leaky: ", first_change(lambda x: naive_attention(x, x, x, off_by_one)[0])
 # Attention is a weighted average in which each token computes its own weights from queries and
 # keys; a mask keeps it honest, rotations tell it distances, and a norm on queries and keys bounds
 # its scores; keys stored one place later make it copy. `causal_mask`, `naive_attention`,
-# `rope_tables`, `apply_rope`, `rms_norm`, `offset_keys`, `fused_attention`, `AttentionConfig`, `AttentionCache` and `CausalSelfAttention` are now in
+# `rope_tables`, `apply_rope`, `rms_norm`, `offset_keys`, `fused_attention`, `AttentionConfig`, `Borders`, `AttentionCache` and `CausalSelfAttention` are now in
 # `nanochat_lib.model.attention`. In the exercises you keep packed documents from reading each
 # other, compute attention block by block without ever holding a row of weights, and train a head
 # without rotations to see what it cannot do. The next chapter stacks this layer into a GPT.

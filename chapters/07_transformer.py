@@ -32,13 +32,15 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nanochat_lib.model.attention import (
     AttentionCache,
     AttentionConfig,
+    Borders,
     CausalSelfAttention,
+    find_borders,
     rms_norm,
     rope_tables,
 )
@@ -175,9 +177,10 @@ class Block(nn.Module):
         cos: Float[Tensor, "*rows T half"],
         sin: Float[Tensor, "*rows T half"],
         kv_cache: AttentionCache | None = None,
+        borders: Borders | None = None,
     ) -> Float[Tensor, "B T C"]:
         """Return the stream with this block's two additions."""
-        x = x + self.attn(self.norm(x), cos, sin, kv_cache)
+        x = x + self.attn(self.norm(x), cos, sin, kv_cache, borders)
         return x + self.mlp(self.norm(x))
 
 
@@ -221,12 +224,17 @@ class Smear(nn.Module):
         self.scale = nn.Parameter(torch.zeros(1))
 
     def forward(
-        self, x: Float[Tensor, "B T C"], previous: Float[Tensor, "B 1 C"] | None = None
+        self,
+        x: Float[Tensor, "B T C"],
+        previous: Float[Tensor, "B 1 C"] | None = None,
+        starts: Bool[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T C"]:
-        """Smear each row by one token; `previous` stands before the first, nothing if None."""
+        """Smear each row by one token; `previous` stands before the first; no token reaches a start."""
         shifted = F.pad(x, (0, 0, 1, -1))  # row t holds token t - 1, row 0 zeros
         if previous is not None:
             shifted = torch.cat((previous, x[:, :-1]), dim=1)
+        if starts is not None:
+            shifted = shifted.masked_fill(starts[..., None], 0.0)
         gate = self.scale * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))  # (B, T, 1)
         return x + gate.to(x.dtype) * shifted
 
@@ -441,7 +449,12 @@ for logit in (1.0, 15.0, 100.0):
 # %%
 #| export
 class GPT(nn.Module):
-    """Predict the next token at every position."""
+    """Predict the next token at every position.
+
+    Where `first_token` is set, texts that share a row, each opened by that token, do not read each other.
+    """
+
+    first_token: int | None = None
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -496,11 +509,15 @@ class GPT(nn.Module):
         if kv_cache is not None:
             positions = kv_cache.positions(n_new)
             cos, sin = self.cos[positions], self.sin[positions]  # (B, T, D/2)
+        borders = None
+        if self.first_token is not None and kv_cache is None:
+            borders = find_borders(idx, self.first_token, cos.dtype)
         x = embeddings = rms_norm(self.wte(idx))
         if self.smear is not None:
-            x = self.smear(x, None if kv_cache is None else kv_cache.previous_embedding)
+            previous = None if kv_cache is None else kv_cache.previous_embedding
+            x = self.smear(x, previous, None if borders is None else borders.starts)
         for block in self.blocks:
-            x = block(x, cos, sin, kv_cache)
+            x = block(x, cos, sin, kv_cache, borders)
         if kv_cache is not None:
             kv_cache.advance(n_new, None if self.smear is None else embeddings)
         return rms_norm(x)

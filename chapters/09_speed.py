@@ -34,7 +34,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from nanochat_lib.model.attention import CausalSelfAttention, apply_rope, fused_attention
@@ -50,15 +50,15 @@ import time
 
 import matplotlib.pyplot as plt
 
-from nanochat_lib.model.attention import rms_norm, rope_tables
+from nanochat_lib.model.attention import find_borders, rms_norm, rope_tables
 from nanochat_lib.model.gpt import GPTConfig, squared_relu
 from nanochat_lib.training.optim import OptimConfig, build_optimizers, newton_schulz
 
 # %% [markdown]
 # ## A step on paper
 #
-# Before a clock, a pencil. The laptop model has four layers, 128 channels and a vocabulary of 1,024;
-# a step reads four rows of 256 tokens. Each weight that multiplies costs 6 operations a token: a
+# Before a clock, a pencil. A model of the laptop's shape has four layers and 128 channels, here with a vocabulary of
+# 1,024; a step reads four rows of 256 tokens. Each weight that multiplies costs 6 operations a token: a
 # product and a sum, once forward and twice backward. Attention's own part depends on the length.
 # And Muon's Newton-Schulz makes 15 products for each matrix, whatever the number of tokens.
 
@@ -853,15 +853,18 @@ def scores_attention(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B G S D"],
     v: Float[Tensor, "B G S D"],
-    mask: Bool[Tensor, "*rows T S"] | None = None,
+    mask: Shaped[Tensor, "*rows T S"] | None = None,
 ) -> Float[Tensor, "B H T D"]:
-    """Do what fused_attention does with all scores in memory; with a mask or T > 1024, leave it to that."""
+    """Do what fused_attention does with all scores in memory; with a cache's mask or T > 1024, leave it to that."""
     B, H, T, D = q.shape
-    if mask is not None or T > 1024:
+    if k.size(2) != T or T > 1024 or (mask is not None and mask.dtype == torch.bool):
         return fused_attention(q, k, v, mask)
     if k.size(1) < H:
         k, v = (part.repeat_interleave(H // k.size(1), dim=1) for part in (k, v))
     q, k, v = (part.reshape(B * H, T, D) for part in (q, k, v))
+    if mask is not None:
+        scores = mask + (q * D**-0.5 @ k.mT).view(B, H, T, T)
+        return (scores.softmax(dim=-1).view(B * H, T, T) @ v).view(B, H, T, D)
     future = torch.full((T, T), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
     scores = torch.baddbmm(future, q, k.mT, alpha=D**-0.5)
     return (scores.softmax(dim=-1) @ v).view(B, H, T, D)
@@ -875,6 +878,9 @@ for heads in (4, 2):
         fused_attention(q, k[:, :heads], v[:, :heads]),
     )
     assert torch.allclose(ours, theirs, atol=1e-5), f"{heads} key heads: is the mask right?"
+mask = find_borders(torch.randint(8, (2, 32), generator=generator), first_token=0).mask
+ours, theirs = (f(q, k, v, mask) for f in (scores_attention, fused_attention))
+assert torch.allclose(ours, theirs, atol=1e-5), "texts that share a row: is the mask right?"
 
 # %%
 for dtype in (torch.float32, torch.bfloat16):

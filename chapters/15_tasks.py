@@ -872,20 +872,24 @@ assert count_aloud("strawberry", "r") == "s t r1 a w b e r2 r3 y"
 # %%
 #| export tasks.spelling
 def count_answer(word: str, letter: str) -> list[dict]:
-    """Answer how often a letter occurs: the working, a check with the calculator, the number."""
+    """Answer how often a letter occurs: the working, a check with the calculator, the number.
+
+    The letter is named right before the working, so that each step compares with what stands near.
+    """
     count = word.count(letter)
+    opening = f"I count {letter} in {word}: {count_aloud(word, letter)}. Check: "
     return [
-        {"type": "text", "text": f"I spell {word}: {count_aloud(word, letter)}. Check: "},
-        {"type": "python", "text": f"'{word}'.count('{letter}')"},
+        {"type": "text", "text": opening},
+        {"type": "python", "text": f'"{word}".count("{letter}")'},
         {"type": "python_output", "text": str(count)},
         {"type": "text", "text": f"\n#### {count}"},
     ]
 
 
 def counted_aloud(word: str, letter: str, response: str) -> bool:
-    """Decide whether a response has the right letters, running count and final number."""
+    """Decide whether a response has the right letters, in either case, running count and final number."""
     right = final_number(response) == word.count(letter)
-    return right and f": {count_aloud(word, letter)}." in response
+    return right and f": {count_aloud(word, letter)}." in response.lower()
 
 
 # %%
@@ -1173,6 +1177,100 @@ plt.show()
 # %% [markdown]
 # *The share of each task in twenty stretches of the mixture. The lines wobble by chance and do not
 # drift: no task is met only at the end.*
+#
+# ## nanochat's two diets
+#
+# What does a mixture for a real model look like? nanochat trains on conversations twice. *Midtraining* has much of everything that can be
+# practised: chats, the form of multiple choice, tools, letters. *Fine-tuning* is short, has less of each, and the questions are those of
+# the exams' training sets. (The figures are those of its scripts `mid_train.py` and `chat_sft.py` of October 2025; later versions changed them.) The two
+# identity passes count twice in the first, so that a thousand conversations are not lost among eight hundred thousand.
+
+# %%
+#| default_exp tasks.diets
+# The mixtures of nanochat's midtraining and fine-tuning, at full size.
+
+# %%
+#| export
+from collections.abc import Mapping
+from pathlib import Path
+
+from nanochat_lib.tasks.arc import ARC
+from nanochat_lib.tasks.base import Task, TaskMixture
+from nanochat_lib.tasks.custom_json import CustomJSON
+from nanochat_lib.tasks.gsm8k import GSM8K
+from nanochat_lib.tasks.mmlu import MMLU
+from nanochat_lib.tasks.smoltalk import SmolTalk
+from nanochat_lib.tasks.spelling import SimpleSpelling, SpellingBee
+
+FROM_HUB = ("smoltalk", "mmlu", "gsm8k", "arc_easy", "arc_challenge")
+
+
+def web_diet(
+    stage: str, identity: Path, words: Path, files: Mapping[str, Path] | None = None, seed: int = 0
+) -> TaskMixture:
+    """Mix the conversations of one stage of a big run.
+
+    Args:
+        stage: "mid" (about 850,000 conversations) or "sft" (about 23,000).
+        identity: conversations about the model, one a line, see `data.identity.write_identity`.
+        words: a list of English words, one a line, to spell.
+        files: local copies of data sets, by name out of FROM_HUB; the others come from the hub.
+        seed: of the shuffle.
+
+    Raises:
+        ValueError: no such stage, or a file that is none of the data sets or cannot be read.
+
+    Source: nanochat, scripts/mid_train.py and scripts/chat_sft.py, October 2025.
+    """
+    files = dict(files or {})
+    if stage not in ("mid", "sft") or not files.keys() <= set(FROM_HUB):
+        raise ValueError(
+            f"stage {stage!r}, files for {', '.join(files) or 'nothing'}: "
+            f"stages are 'mid' and 'sft', data sets are {', '.join(FROM_HUB)}"
+        )
+    chats = SmolTalk("train", files.get("smoltalk"))
+    sums = GSM8K("train", files.get("gsm8k"))
+    who = CustomJSON(identity)
+    rows: list[tuple[Task, float]]
+    if stage == "mid":
+        rows = [
+            (chats, 1),
+            (MMLU("all", "auxiliary_train", files.get("mmlu")), 1),
+            (sums, 1),
+            (who, 2),
+            (SimpleSpelling(200_000, "train", words), 1),
+            (SpellingBee(80_000, "train", words), 1),
+        ]
+    else:
+        rows = [
+            (ARC("ARC-Easy", "train", files.get("arc_easy")), 1),
+            (ARC("ARC-Challenge", "train", files.get("arc_challenge")), 1),
+            (sums, 1),
+            (chats.slice(0, 10_000), 1),
+            (who, 1),
+            (SimpleSpelling(300, "train", words), 1),
+            (SpellingBee(300, "train", words), 1),
+        ]
+    tasks, times = zip(*rows)
+    return TaskMixture(list(tasks), list(times), seed=seed)
+
+
+# %% [markdown]
+# The data sets live on the hub; the tests of this course read samples of them in the same layout. Here we only compare the sizes:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+sizes = {
+    "mid": {"SmolTalk": 460, "MMLU": 100, "GSM8K": 7.5, "identity": 2, "letters": 280},
+    "sft": {"ARC": 3.4, "GSM8K": 7.5, "SmolTalk": 10, "identity": 1, "letters": 0.6},
+}
+for stage, rows in sizes.items():
+    total = sum(rows.values())
+    print(f"{stage}: {total:.1f} thousand:", {k: f"{n / total:.1%}" for k, n in rows.items()})
+
+# %% [markdown]
+# Half of midtraining is chat and a third of it is letters; half of fine-tuning is chat and a third is sums. At laptop size chapter `contact` writes
+# the two diets of TinyWorld, of the same kind.
 #
 # ## Cost
 #

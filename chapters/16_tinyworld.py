@@ -373,6 +373,7 @@ import nanochat_lib
 from nanochat_lib.data.documents import python_docs
 from nanochat_lib.data.tinyworld import WORDS
 from nanochat_lib.data.words import is_heldout, made_up_word
+from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
 DATA = Path(nanochat_lib.__file__).parents[1] / "data"
 
@@ -414,14 +415,17 @@ def documentation() -> tuple[dict[str, int], tuple[str, ...]]:
 
 @cache
 def real_words(heldout: bool = False) -> tuple[str, ...]:
-    """List English words that occur twice or more; held out are a tenth and what the first messages ask."""
+    """List English words; held out are a tenth of those that occur twice, and what the first messages ask."""
     counts, _ = documentation()
-    words = sorted(word for word, count in counts.items() if count >= 2)
+    words = sorted(word for word, count in counts.items() if count >= (2 if heldout else 1))
     return tuple(w for w in words if (is_heldout("word", w) or w in asked_words()) == heldout)
 
 
 # %% [markdown]
-# A word that the tokenizer knows as a whole can only be spelled if that token was: so the words of the world are practised often.
+# What a model sees of a word are tokens, and it can only spell a word all of whose tokens it has practised. So the words of the world, which
+# the tokenizer knows as a whole, are practised often. And where real words run out, new ones are made of their parts: the start of
+# one word and the end of another, or, once there is a tokenizer, two of its tokens. *Schooting* is no word, but it has the
+# token *school* in it if the tokenizer has one, and so the word *school* itself can stay held out.
 
 
 # %%
@@ -433,17 +437,42 @@ def world_words() -> tuple[str, ...]:
     return tuple(sorted(words - asked_words() - set(real_words(heldout=True))))
 
 
-def spelled_word(rng: random.Random) -> str:
-    """Draw a word to spell in training: half of them real, the rest of the world or made up."""
+Pieces = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+def word_pieces(tokenizer: Tokenizer) -> Pieces:
+    """List the tokens in lower case that begin a word, without their space, and those that go on with one."""
+    texts = [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)]
+    starts = [text[1:] for text in texts if re.fullmatch(r" [a-z]{2,}", text)]
+    return tuple(starts), tuple(text for text in texts if re.fullmatch(r"[a-z]+", text))
+
+
+def joined_word(rng: random.Random, pieces: Pieces | None = None) -> str:
+    """Make up a word out of the parts of others, or out of two tokens."""
+    words = real_words() + world_words()
+    while True:
+        if pieces and rng.random() < 0.5:
+            word = rng.choice(pieces[0]) + rng.choice(pieces[1])
+        else:
+            first, second = rng.choice(words), rng.choice(words)
+            word = first[: rng.randint(1, len(first))] + second[rng.randrange(len(second)) :]
+        if 3 <= len(word) <= 12 and not is_heldout("word", word) and word not in asked_words():
+            return word
+
+
+def spelled_word(rng: random.Random, pieces: Pieces | None = None) -> str:
+    """Draw a word to spell in training: half of them real, the rest of the world, joined or made up."""
     kind = rng.random()
-    if kind < 0.55:
+    if kind < 0.5:
         return rng.choice(real_words())
-    return rng.choice(world_words()) if kind < 0.8 else made_up_word(rng, heldout=False)
+    if kind < 0.7:
+        return rng.choice(world_words())
+    return joined_word(rng, pieces) if kind < 0.92 else made_up_word(rng, heldout=False)
 
 
 # %%
 print(f"{len(real_words()):,} words to train on, {len(real_words(heldout=True))} held out")
-print([spelled_word(rng) for _ in range(8)])
+print([spelled_word(rng) for _ in range(8)], [joined_word(rng) for _ in range(4)])
 assert "strawberry" not in real_words()
 
 # %% [markdown]
@@ -707,12 +736,12 @@ def sums_document(world: World, rng: random.Random) -> str:
 # %%
 #| export
 MAKERS = (
-    (facts_document, 0.38),
-    (portrait_document, 0.10),
-    (story_document, 0.17),
+    (facts_document, 0.46),
+    (portrait_document, 0.14),
+    (story_document, 0.12),
     (list_document, 0.10),
-    (sums_document, 0.09),
-    (spelling_document, 0.16),
+    (sums_document, 0.08),
+    (spelling_document, 0.10),
 )
 
 
@@ -822,6 +851,7 @@ plt.show()
 #| export
 from abc import abstractmethod
 from nanochat_lib.tasks.base import Task, content_text
+from nanochat_lib.data.english import Pieces
 from nanochat_lib.tasks.spelling import count_answer, counted_aloud
 
 
@@ -847,7 +877,7 @@ class TinyWorldTask(Task):
         size: number of conversations; a test may have fewer, where there are no more questions.
         seed: of the draws.
 
-    `avoid` may be set to the keys of messages that are kept for a test.
+    `avoid` may be set to the keys of messages that are kept for a test, `pieces` to what words are joined from.
 
     Raises:
         ValueError: an unknown split, or a size below 1.
@@ -856,6 +886,7 @@ class TinyWorldTask(Task):
     title = ""
     floor_name = "chance"
     avoid: frozenset[str] = frozenset()
+    pieces: Pieces | None = None
 
     def __init__(self, world: World, split: str = "train", size: int = 1_000, seed: int = 0):
         if split not in ("train", "test") or size < 1:
@@ -1236,7 +1267,8 @@ class SmallTalk(TinyWorldTask):
 
 # %%
 #| export
-from nanochat_lib.data.english import first_messages
+from nanochat_lib.data.english import first_messages, word_pieces
+from nanochat_lib.tokenizer.tokenizer import Tokenizer
 from nanochat_lib.tasks.base import TaskMixture
 
 
@@ -1268,7 +1300,11 @@ CHAT_SHARES = {
 
 
 def chat_mixture(
-    world: World, size: int, seed: int = 0, shares: dict[type, float] | None = None
+    world: World,
+    size: int,
+    seed: int = 0,
+    shares: dict[type, float] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> TaskMixture:
     """Mix `size` training conversations, none of which asks one of the first messages.
 
@@ -1277,12 +1313,13 @@ def chat_mixture(
         size: conversations.
         seed: of all draws.
         shares: kind of task -> share; CHAT_SHARES if None.
+        tokenizer: words to spell are then joined from its tokens, too.
     """
     shares = CHAT_SHARES if shares is None else shares
     tasks = [kind(world, "train", size, seed) for kind in shares]
     kept = frozenset(message_key(message) for _, message in first_messages())
     for task in tasks:
-        task.avoid = kept
+        task.avoid, task.pieces = kept, word_pieces(tokenizer) if tokenizer else None
     return TaskMixture(tasks, list(shares.values()), size=size, seed=seed)
 
 

@@ -13,7 +13,7 @@
 # of France:
 #
 # ```python
-# FirstContact(world)[0]["messages"][0]      # {'role': 'user', 'content': 'hi'}
+# FirstContact(world)[0]["messages"][0]      # {'role': 'user', 'content': 'cheers'}
 # ```
 #
 # Nothing is wrong with the network. What is missing is *coverage*, and the words "I do not know that". Both are data, so this
@@ -328,7 +328,7 @@ class Stories(TinyWorldTask):
     def make(self, rng: random.Random) -> dict:
         story = story_document(self.world, rng)
         question = rng.choice(phrases("stories", "any", self.heldout))
-        if rng.random() < 0.4:
+        if rng.random() < 0.55:
             words = re.findall(r"\w+", story)
             heroes = [word for word in words if word in WORDS["names"]][:1]
             heroes += [f"a {word}" for word in words if word in WORDS["animals"]][:1]
@@ -345,15 +345,16 @@ show(Questions(world, "test"), 2)
 
 # %% [markdown]
 # Spelling, counting letters and counting all letters, mostly in real words. A word that is one token can only be spelled if
-# that token was: so the words of the world, which the tokenizer knows as a whole, are practised too. Double letters are rare, so
-# words that have one are often asked about it.
+# that token was: so the words of the world, which the tokenizer knows as a whole, are practised too, and words joined from tokens. Double
+# letters are rare, so words that have one are often asked about it. And a shouted word is quoted as it was shouted: SUGAR and sugar have no
+# token in common, and copying is easier than translating.
 
 
 # %%
 #| export
-def word_to_spell(rng: random.Random, heldout: bool) -> str:
-    """Draw a word: one that training spells, or a real one that it never does."""
-    return rng.choice(real_words(True)) if heldout else spelled_word(rng)
+def as_quoted(word: str, question: str) -> str:
+    """Return a word as the answer quotes it: in capitals where the question shouts it."""
+    return word.upper() if word not in question and word.upper() in question else word
 
 
 def as_written(rng: random.Random, word: str) -> str:
@@ -362,17 +363,27 @@ def as_written(rng: random.Random, word: str) -> str:
     return rng.choices((word, f'"{word}"', f"'{word}'"), (8, 1, 1))[0]
 
 
-class Spell(TinyWorldTask):
+class Letters(TinyWorldTask):
+    """Ask for something about the letters of a word; a subclass says what."""
+
+    def word(self, rng: random.Random) -> str:
+        """Draw a word: one that training spells, or a real one that it never does."""
+        return rng.choice(real_words(True)) if self.heldout else spelled_word(rng, self.pieces)
+
+
+class Spell(Letters):
     """Ask for the letters of a word."""
 
     def make(self, rng: random.Random) -> dict:
-        word = word_to_spell(rng, self.heldout)
+        word = self.word(rng)
         frame = rng.choice(phrases("spelling", "spell", self.heldout))
         question = as_typed(rng, frame.format(as_written(rng, word)), slips=0.0)
-        return {"messages": exchange(question, f"I spell {word}: {' '.join(word)}.")}
+        quoted = as_quoted(word, question)
+        answer = f"I spell {quoted}: {' '.join(quoted)}."
+        return {"messages": exchange(question, answer)}
 
 
-class CountLetters(TinyWorldTask):
+class CountLetters(Letters):
     """Ask how often a letter occurs in a word, in practice now and then how many letters it has."""
 
     title = "letters and counts of real words that no training spelled"
@@ -380,21 +391,24 @@ class CountLetters(TinyWorldTask):
     floor_name = "guessing"
 
     def make(self, rng: random.Random) -> dict:
-        word = word_to_spell(rng, self.heldout)
+        word = self.word(rng)
         shown = as_written(rng, word)
         if not self.heldout and rng.random() < 0.1:
             frame = rng.choice(phrases("spelling", "length", self.heldout))
-            steps = " ".join(f"{letter}{i}" for i, letter in enumerate(word, start=1))
-            answer = f"I spell {word}: {steps}.\n#### {len(word)}"
-            return {"messages": exchange(as_typed(rng, frame.format(shown), slips=0.0), answer)}
+            question = as_typed(rng, frame.format(shown), slips=0.0)
+            quoted = as_quoted(word, question)
+            steps = " ".join(f"{letter}{i}" for i, letter in enumerate(quoted, start=1))
+            answer = f"I number {quoted}: {steps}.\n#### {len(word)}"
+            return {"messages": exchange(question, answer)}
         doubles = [a for a, b in zip(word, word[1:]) if a == b]
         pools = (doubles or word, word, "aeioulmnrstxp")
         letter = rng.choice(rng.choices(pools, (4, 4, 2))[0])
         frame = rng.choice(phrases("spelling", "count", self.heldout and rng.random() < 0.5))
         quoted = rng.choices((letter, letter.upper(), f'"{letter}"'), (8, 1, 1))[0]
         question = as_typed(rng, frame.format(l=quoted, w=shown), slips=0.0)
-        key = {"word": word, "letter": letter}
-        return {"messages": exchange(question, count_answer(word, letter)), **key}
+        key, quoted = {"word": word, "letter": letter}, as_quoted(word, question)
+        answer = count_answer(quoted, letter.upper() if quoted.isupper() else letter)
+        return {"messages": exchange(question, answer), **key}
 
     def evaluate(self, conversation: dict, response: str) -> bool:
         """Decide whether all letters, the running count and the result are right."""
@@ -556,34 +570,34 @@ from nanochat_lib.tasks.tinyworld import (
 
 MID_SHARES = {
     Facts: 0.8,
-    FactChoice: 1.6,
+    FactChoice: 1.9,
     WordProblems: 0.6,
-    Spelling: 0.8,
+    Spelling: 0.4,
     Lookup: 0.6,
     Repeat: 0.8,
     Sums: 1.0,
     Problems: 1.4,
     Questions: 1.4,
     Spell: 4.0,
-    CountLetters: 3.0,
+    CountLetters: 3.4,
 }
 SFT_SHARES = {
     Facts: 0.5,
-    FactChoice: 1.2,
-    WordProblems: 0.8,
-    Spelling: 0.6,
-    Identity: 0.4,
+    FactChoice: 1.5,
+    WordProblems: 0.6,
+    Spelling: 0.3,
+    Identity: 0.3,
     Lookup: 0.3,
     Repeat: 0.3,
-    Dialogue: 0.4,
-    Talk: 1.6,
-    Sums: 1.0,
+    Dialogue: 0.2,
+    Talk: 3.0,
+    Sums: 1.6,
     Problems: 1.6,
-    Questions: 1.8,
+    Questions: 2.4,
     YesNo: 1.6,
-    Stories: 0.4,
-    Spell: 1.6,
-    CountLetters: 3.0,
+    Stories: 0.6,
+    Spell: 2.2,
+    CountLetters: 3.8,
     Strangers: 1.6,
     OtherTopics: 1.6,
     OtherTongues: 0.4,
@@ -608,7 +622,8 @@ assert not asked & kept
 # What counts as handled? A greeting must be greeted, a sum must end in its result, a question must get the fact and no other
 # value, a yes/no question the fact and the right verdict, a spelling every letter, a count its number after a right spelling;
 # a message beyond it all must be refused; and nothing that is known may be. A reply that does not end by itself fails
-# whatever it says.
+# whatever it says. And nobody stops after one message, so the same messages are asked once more as the third turn of a chat. (That test was
+# written late. A model trained on single exchanges refused every later turn that we typed, and all other tests were green.)
 
 # %%
 #| default_exp evaluation.contact
@@ -617,16 +632,19 @@ assert not asked & kept
 # %%
 #| export
 import re
+import zlib
 
+from nanochat_lib.common import local_generator
 from nanochat_lib.data.english import first_messages
 from nanochat_lib.data.tinyworld import WORDS, World
 from nanochat_lib.tasks.base import Task
-from nanochat_lib.tasks.contact import REPLIES
+from nanochat_lib.tasks.contact import REPLIES, Questions, Spell, Sums, Talk
 from nanochat_lib.tasks.spelling import counted_aloud
 from nanochat_lib.tasks.tinyworld import exchange, says_only
-from nanochat_lib.tasks.unknown import REFUSAL
+from nanochat_lib.tasks.unknown import REFUSAL, OtherTopics
 
 SELF = {"who": ("name", "kind"), "made": ("origin",), "can": ("skills",)}
+EARLIER = (Talk, Sums, Questions, Spell, OtherTopics)  # what earlier turns may be
 
 
 def last_number(response: str) -> str | None:
@@ -680,7 +698,7 @@ def handled(world: World, kind: str, message: str, response: str) -> bool:
         case "story":
             return is_story(message, response)
         case "spell":
-            return response.rstrip(".").rpartition(":")[2].split() == list(key[0])
+            return response.lower().rstrip(".").rpartition(":")[2].split() == list(key[0])
         case "count":
             return counted_aloud(key[1], key[0], response)
         case "length":
@@ -689,27 +707,40 @@ def handled(world: World, kind: str, message: str, response: str) -> bool:
 
 
 class FirstContact(Task):
-    """Type the first messages, each in a fresh chat."""
+    """Type the first messages, each in a fresh chat or as a later turn.
 
-    title = "first messages as people type them, each in a fresh chat"
+    Args:
+        world: the facts.
+        before: exchanges that come before the message.
+    """
+
     floor = 0.0
     floor_name = "guessing"
     must_end = True
 
-    def __init__(self, world: World):
+    def __init__(self, world: World, before: int = 0):
         super().__init__("test")
-        self.world = world
+        self.title = "first messages as people type them, each in a fresh chat"
+        if before:
+            self.title = f"the same messages, each as turn {before + 1} of a chat"
+        self.world, self.before = world, before
+        self.earlier = [kind(world, "train", 50, seed=1) for kind in EARLIER]
+        # In no order, so that the first hundred are a fair sample of all
+        self.rows = sorted(first_messages(), key=lambda row: zlib.crc32(row[1].encode()))
 
     def __len__(self) -> int:
-        return len(first_messages())
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> dict:
-        kind, message = first_messages()[self.check_index(index)]
-        return {"messages": [*exchange(message, kind)], "kind": kind}
+        kind, message = self.rows[self.check_index(index)]
+        rng = local_generator("earlier turns", index)
+        tasks = rng.choices(self.earlier, k=self.before)
+        turns = [turn for task in tasks for turn in task[rng.randrange(len(task))]["messages"]]
+        return {"messages": [*turns, *exchange(message, kind)], "kind": kind}
 
     def evaluate(self, conversation: dict, response: str) -> bool:
         """Decide whether the message was handled."""
-        message = conversation["messages"][0]["content"]
+        message = conversation["messages"][-2]["content"]
         return handled(self.world, conversation["kind"], message, response)
 
 
@@ -777,6 +808,8 @@ print(f"\n{refused} of {known} questions about what is known were refused")
 # of refusals in the mixture sets it, and exercise `refusal_threshold` moves it after training.
 #
 # ## Guide: add a capability of your own
+#
+# (Two capabilities have guides of their own: chapter `letters` and chapter `identity`.)
 #
 # All of the above was added to a finished model, and so can yours be. Four steps:
 #

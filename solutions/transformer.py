@@ -146,8 +146,8 @@ def remove_part(model: GPT, part: str) -> None:
         return torch.zeros_like(x)
 
     def unnormed(block: torch.nn.Module) -> Callable:
-        def forward(x: Tensor, cos: Tensor, sin: Tensor, kv_cache: object = None) -> Tensor:
-            x = x + block.attn(x, cos, sin, kv_cache)
+        def forward(x: Tensor, cos: Tensor, sin: Tensor, *more: object) -> Tensor:
+            x = x + block.attn(x, cos, sin, *more)
             return x + block.mlp(x)
 
         return forward

@@ -1,27 +1,28 @@
-"""Take one idea at a time out of the chat stages, run the laptop profile, and record what is left.
+"""Run the laptop profile with five seeds, and without one idea of the chat stages at a time.
 
-`make study-contact` writes records/chat/ablations.json. Each variant is a full run, about seven minutes on
-two cores; one that is in the record is not repeated.
+`make study-contact` writes records/chat/runs.json. Each variant is a full run with one thread, two at once; one
+that is in the record is not repeated. The ideas that need no whole run have studies/capabilities.py.
 """
 
 import dataclasses
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import nanochat_lib.tasks.practice as practice
 import nanochat_lib.tasks.unknown as unknown
 from nanochat_lib.capstone.profiles import Profile, load_profile
 from nanochat_lib.capstone.run import run_profile
 from nanochat_lib.common import atomic_write
-from nanochat_lib.machine import machine_summary
-from nanochat_lib.tasks.contact import Spell
 from nanochat_lib.tasks.spelling import count_aloud
 from nanochat_lib.training import finetune
 
-RECORD = Path(__file__).parents[1] / "records/chat/ablations.json"
+RECORD = Path(__file__).parents[1] / "records/chat/runs.json"
+SEEDS = 5
 
 
 def as_it_is(profile: Profile) -> Profile:
@@ -52,28 +53,22 @@ def one_stage(profile: Profile) -> Profile:
     )
 
 
-def without_text(profile: Profile) -> Profile:
-    """Replay no pretraining text in either stage."""
+def strangers_in_a_row(profile: Profile) -> Profile:
+    """Let a conversation read the others that share its row."""
     return dataclasses.replace(
         profile,
-        mid=dataclasses.replace(profile.mid, text_fraction=0.0),
-        sft=dataclasses.replace(profile.sft, text_fraction=0.0),
+        mid=dataclasses.replace(profile.mid, separate=False),
+        sft=dataclasses.replace(profile.sft, separate=False),
     )
-
-
-def without_simple_spelling(profile: Profile) -> Profile:
-    """Never ask for the letters of a word alone."""
-    for shares in (unknown.MID_SHARES, unknown.SFT_SHARES):
-        del shares[Spell]
-    practice.SpellOnly = practice.SmallTalk  # in dialogues
-    return profile
 
 
 def without_the_tool(profile: Profile) -> Profile:
     """Count aloud, and do not check with the calculator."""
 
     def count_answer(word: str, letter: str) -> list[dict]:
-        text = f"I spell {word}: {count_aloud(word, letter)}.\n#### {word.count(letter)}"
+        text = (
+            f"I count {letter} in {word}: {count_aloud(word, letter)}.\n#### {word.count(letter)}"
+        )
         return [{"type": "text", "text": text}]
 
     replace_everywhere("count_answer", count_answer)
@@ -104,45 +99,58 @@ def replace_everywhere(name: str, function: Callable) -> None:
             setattr(module, name, function)
 
 
-VARIANTS = (
-    as_it_is,
-    rows_in_packing_order,
-    one_stage,
-    without_text,
-    without_simple_spelling,
-    without_the_tool,
-    letters_without_spaces,
-    without_refusals,
-)
+VARIANTS = (as_it_is, strangers_in_a_row, rows_in_packing_order, one_stage, without_refusals)
+RUNS = [f"as_it_is {seed}" for seed in range(SEEDS)] + [f"{v.__name__} 0" for v in VARIANTS[1:]]
 
 
-def main(name: str | None = None) -> None:
-    """Run the variants that the record lacks, each in a process of its own; or one, by name."""
-    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
-    if name is None:
-        import subprocess
+def with_seed(profile: Profile, seed: int) -> Profile:
+    """Draw weights, text and conversations anew; world, tests and held-out words stay."""
+    parts = {part: getattr(profile, part) for part in ("data", "base", "chat")}
+    seeded = {name: dataclasses.replace(part, seed=seed) for name, part in parts.items()}
+    return dataclasses.replace(profile, **seeded)
 
-        for variant in VARIANTS:
-            if variant.__name__ not in record:
-                subprocess.run([sys.executable, __file__, variant.__name__], check=True)
-        return
+
+def measure(run: str, path: str) -> None:
+    """Run one variant with one seed and write what its report says."""
+    name, seed = run.split()
     variant = {v.__name__: v for v in VARIANTS}[name]
-    profile = variant(load_profile("laptop"))
+    profile = with_seed(variant(load_profile("laptop")), int(seed))
     with TemporaryDirectory() as folder:
         run_folder = run_profile(profile, Path(folder) / name)
         report = json.loads((run_folder / "report.json").read_text(encoding="utf-8"))
     contact = report["contact"]
-    machine = {key: value for key, value in machine_summary().items() if key != "disk_free_gb"}
-    record[name] = {
+    found = {
         "changed": (variant.__doc__ or "").strip(),
-        "tasks": {task: scores["sft"] for task, scores in report["tasks"].items()},
-        "bits_per_byte": {text: bits["sft"] for text, bits in report["bits_per_byte"].items()},
+        "tasks": report["tasks"],
+        "bits_per_byte": report["bits_per_byte"],
         "contact": {key: contact[key] for key in ("endless", "refused", "known")},
-        "seconds": round(sum(report["stages"].values())),
-        "machine": machine,
     }
-    atomic_write(RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    atomic_write(Path(path), json.dumps(found))
+
+
+def main(*wanted: str) -> None:
+    """Run what the record lacks, or those that are named such as "one_stage 0"."""
+    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    missing = [run for run in wanted or RUNS if run not in record]
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+
+        def start(run: str) -> dict:
+            out = Path(folder) / f"{run}.json"
+            env = {**os.environ, "OMP_NUM_THREADS": "1"}
+            command = [sys.executable, __file__, "run", run, str(out)]
+            subprocess.run(command, check=True, env=env, stdout=subprocess.DEVNULL)
+            return json.loads(out.read_text(encoding="utf-8"))
+
+        for run, found in zip(missing, pool.map(start, missing)):
+            record[run] = found
+            record = {name: record[name] for name in RUNS if name in record}
+            atomic_write(RECORD, json.dumps(record, indent=1) + "\n")
+            scores = {task: row["sft"]["accuracy"] for task, row in found["tasks"].items()}
+            print(run, scores, flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1:2] == ["run"]:
+        measure(sys.argv[2], sys.argv[3])
+    else:
+        main(*sys.argv[1:])

@@ -69,12 +69,22 @@ def collect_contact(evaluation: Path, tasks: dict[str, dict]) -> dict:
 
     Returns:
         "wrong": question and response of each message handled wrong; "endless": replies cut off, of
-        all tasks; "refused", "known": refusals among questions about what is known, and their number.
+        all tasks; "refused", "known": refusals among questions about what is known, and their number;
+        "stages": some of the messages with the response of every stage.
     """
     answers = {task: read_json(evaluation / f"sft.{task}.json")["answers"] for task in tasks}
     known = [a for task in tasks for a in answers[task] if a["expected"] != "unknown"]
     wrong = [a for a in answers.get("first_contact", []) if not a["correct"]]
+    paths = {stage: evaluation / f"{stage}.first_contact.json" for stage in TRAININGS}
+    some = {
+        stage: read_json(path)["answers"][:12] for stage, path in paths.items() if path.exists()
+    }
+    stages = [
+        {"question": rows[0]["question"], **{s: row["response"] for s, row in zip(some, rows)}}
+        for rows in zip(*some.values())
+    ]
     return {
+        "stages": stages,
         "wrong": [{key: a[key] for key in ("question", "response")} for a in wrong],
         "endless": sum(not a["ended"] for part in answers.values() for a in part),
         "refused": sum(a["response"] == REFUSAL for a in known),

@@ -24,10 +24,12 @@ class ChatDataConfig:
     seed: int = 0
 
 
-def stage_conversations(stage: str, data: DataConfig, chat: ChatDataConfig) -> Task:
+def stage_conversations(
+    stage: str, data: DataConfig, chat: ChatDataConfig, tokenizer: Tokenizer | None = None
+) -> Task:
     """Mix the conversations of stage "mid" or "sft"."""
     shares = {"mid": MID_SHARES, "sft": SFT_SHARES}[stage]
-    return chat_mixture(World(data.world_seed), chat.conversations, chat.seed, shares)
+    return chat_mixture(World(data.world_seed), chat.conversations, chat.seed, shares, tokenizer)
 
 
 def train_mid(
@@ -39,7 +41,7 @@ def train_mid(
 ) -> dict:
     """Train the base model on skills: letters, sums, questions of many kinds."""
     tokenizer, text = Tokenizer.load(inputs["tokenizer"]), list_shards(inputs["data"] / "train")
-    conversations = stage_conversations("mid", data, chat)
+    conversations = stage_conversations("mid", data, chat, tokenizer)
     return finetune(config, conversations, tokenizer, inputs["base"], folder, text, stage="mid")
 
 
@@ -52,5 +54,5 @@ def train_sft(
 ) -> dict:
     """Train the midtrained model on chats of every kind, refusals among them."""
     tokenizer, text = Tokenizer.load(inputs["tokenizer"]), list_shards(inputs["data"] / "train")
-    conversations = stage_conversations("sft", data, chat)
+    conversations = stage_conversations("sft", data, chat, tokenizer)
     return finetune(config, conversations, tokenizer, inputs["mid"], folder, text, stage="sft")

@@ -133,7 +133,7 @@ def score_task(
 ) -> dict:
     """Ask one model the questions of one task; keep the score and every answer."""
     few = {"untrained": config.baseline_questions, "base": config.baseline_questions}
-    limit = few.get(model, config.questions if model == "mid" else None)  # None: all there are
+    limit = few.get(model)  # None: all there are
     engine = Engine(models[model], tokenizer)
     score, answers = evaluate_task(engine, task, config.max_tokens, config.batch_size, limit)
     return {"score": dataclasses.asdict(score), "answers": answers}
@@ -157,7 +157,8 @@ def describe_tasks(tasks: dict[str, Task]) -> dict[str, dict]:
 def all_tests(world: World, size: int) -> dict[str, Task]:
     """Return every test by name, of at most `size` questions but for the first messages."""
     real = CountLetters(world, "test", size)
-    return heldout_tasks(world, size) | {"real_words": real, "first_contact": FirstContact(world)}
+    contact = {"first_contact": FirstContact(world), "third_turn": FirstContact(world, before=2)}
+    return heldout_tasks(world, size) | {"real_words": real} | contact
 
 
 def find_leaks(documents: Iterable[str], chats: list[Task], tasks: dict[str, Task]) -> list[str]:
@@ -172,7 +173,7 @@ def find_leaks(documents: Iterable[str], chats: list[Task], tasks: dict[str, Tas
                 asked.update(message_key(message["content"]) for message in messages[::2])
                 yield from (content_text(message["content"]) for message in messages)
 
-    questions = {name: task for name, task in tasks.items() if name != "first_contact"}
+    questions = {k: task for k, task in tasks.items() if not isinstance(task, FirstContact)}
     found = contamination(texts(), questions)
     return found + [text for _, text in first_messages() if message_key(text) in asked]
 
@@ -191,7 +192,7 @@ def evaluate_models(
     world, tokenizer = World(data.world_seed), Tokenizer.load(inputs["tokenizer"])
     models, tasks = load_models(inputs, tokenizer), all_tests(world, config.questions)
     stream = stream_documents(training_shards(inputs["data"]), loop=False)
-    chats = [stage_conversations(stage, data, chat) for stage in ("mid", "sft")]
+    chats = [stage_conversations(stage, data, chat, tokenizer) for stage in ("mid", "sft")]
     pieces = {
         "bits_per_byte": partial(measure_bits, models, inputs, tokenizer, config),
         "samples": partial(story_samples, models["base"], tokenizer, config),

@@ -11,6 +11,7 @@ import nanochat_lib
 from nanochat_lib.data.documents import python_docs
 from nanochat_lib.data.tinyworld import WORDS
 from nanochat_lib.data.words import is_heldout, made_up_word
+from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
 __all__ = [
     "DATA",
@@ -19,6 +20,9 @@ __all__ = [
     "documentation",
     "real_words",
     "world_words",
+    "Pieces",
+    "word_pieces",
+    "joined_word",
     "spelled_word",
 ]
 
@@ -62,9 +66,9 @@ def documentation() -> tuple[dict[str, int], tuple[str, ...]]:
 
 @cache
 def real_words(heldout: bool = False) -> tuple[str, ...]:
-    """List English words that occur twice or more; held out are a tenth and what the first messages ask."""
+    """List English words; held out are a tenth of those that occur twice, and what the first messages ask."""
     counts, _ = documentation()
-    words = sorted(word for word, count in counts.items() if count >= 2)
+    words = sorted(word for word, count in counts.items() if count >= (2 if heldout else 1))
     return tuple(w for w in words if (is_heldout("word", w) or w in asked_words()) == heldout)
 
 
@@ -75,9 +79,34 @@ def world_words() -> tuple[str, ...]:
     return tuple(sorted(words - asked_words() - set(real_words(heldout=True))))
 
 
-def spelled_word(rng: random.Random) -> str:
-    """Draw a word to spell in training: half of them real, the rest of the world or made up."""
+Pieces = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+def word_pieces(tokenizer: Tokenizer) -> Pieces:
+    """List the tokens in lower case that begin a word, without their space, and those that go on with one."""
+    texts = [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)]
+    starts = [text[1:] for text in texts if re.fullmatch(r" [a-z]{2,}", text)]
+    return tuple(starts), tuple(text for text in texts if re.fullmatch(r"[a-z]+", text))
+
+
+def joined_word(rng: random.Random, pieces: Pieces | None = None) -> str:
+    """Make up a word out of the parts of others, or out of two tokens."""
+    words = real_words() + world_words()
+    while True:
+        if pieces and rng.random() < 0.5:
+            word = rng.choice(pieces[0]) + rng.choice(pieces[1])
+        else:
+            first, second = rng.choice(words), rng.choice(words)
+            word = first[: rng.randint(1, len(first))] + second[rng.randrange(len(second)) :]
+        if 3 <= len(word) <= 12 and not is_heldout("word", word) and word not in asked_words():
+            return word
+
+
+def spelled_word(rng: random.Random, pieces: Pieces | None = None) -> str:
+    """Draw a word to spell in training: half of them real, the rest of the world, joined or made up."""
     kind = rng.random()
-    if kind < 0.55:
+    if kind < 0.5:
         return rng.choice(real_words())
-    return rng.choice(world_words()) if kind < 0.8 else made_up_word(rng, heldout=False)
+    if kind < 0.7:
+        return rng.choice(world_words())
+    return joined_word(rng, pieces) if kind < 0.92 else made_up_word(rng, heldout=False)

@@ -235,12 +235,12 @@ def sums_document(world: World, rng: random.Random) -> str:
 
 
 MAKERS = (
-    (facts_document, 0.38),
-    (portrait_document, 0.10),
-    (story_document, 0.17),
+    (facts_document, 0.46),
+    (portrait_document, 0.14),
+    (story_document, 0.12),
     (list_document, 0.10),
-    (sums_document, 0.09),
-    (spelling_document, 0.16),
+    (sums_document, 0.08),
+    (spelling_document, 0.10),
 )
 
 

@@ -2,18 +2,21 @@
 """Grade first messages, strictly."""
 
 import re
+import zlib
 
+from nanochat_lib.common import local_generator
 from nanochat_lib.data.english import first_messages
 from nanochat_lib.data.tinyworld import WORDS, World
 from nanochat_lib.tasks.base import Task
-from nanochat_lib.tasks.contact import REPLIES
+from nanochat_lib.tasks.contact import REPLIES, Questions, Spell, Sums, Talk
 from nanochat_lib.tasks.spelling import counted_aloud
 from nanochat_lib.tasks.tinyworld import exchange, says_only
-from nanochat_lib.tasks.unknown import REFUSAL
+from nanochat_lib.tasks.unknown import REFUSAL, OtherTopics
 
-__all__ = ["SELF", "last_number", "is_story", "states_fact", "handled", "FirstContact"]
+__all__ = ["SELF", "EARLIER", "last_number", "is_story", "states_fact", "handled", "FirstContact"]
 
 SELF = {"who": ("name", "kind"), "made": ("origin",), "can": ("skills",)}
+EARLIER = (Talk, Sums, Questions, Spell, OtherTopics)  # what earlier turns may be
 
 
 def last_number(response: str) -> str | None:
@@ -67,7 +70,7 @@ def handled(world: World, kind: str, message: str, response: str) -> bool:
         case "story":
             return is_story(message, response)
         case "spell":
-            return response.rstrip(".").rpartition(":")[2].split() == list(key[0])
+            return response.lower().rstrip(".").rpartition(":")[2].split() == list(key[0])
         case "count":
             return counted_aloud(key[1], key[0], response)
         case "length":
@@ -76,25 +79,38 @@ def handled(world: World, kind: str, message: str, response: str) -> bool:
 
 
 class FirstContact(Task):
-    """Type the first messages, each in a fresh chat."""
+    """Type the first messages, each in a fresh chat or as a later turn.
 
-    title = "first messages as people type them, each in a fresh chat"
+    Args:
+        world: the facts.
+        before: exchanges that come before the message.
+    """
+
     floor = 0.0
     floor_name = "guessing"
     must_end = True
 
-    def __init__(self, world: World):
+    def __init__(self, world: World, before: int = 0):
         super().__init__("test")
-        self.world = world
+        self.title = "first messages as people type them, each in a fresh chat"
+        if before:
+            self.title = f"the same messages, each as turn {before + 1} of a chat"
+        self.world, self.before = world, before
+        self.earlier = [kind(world, "train", 50, seed=1) for kind in EARLIER]
+        # In no order, so that the first hundred are a fair sample of all
+        self.rows = sorted(first_messages(), key=lambda row: zlib.crc32(row[1].encode()))
 
     def __len__(self) -> int:
-        return len(first_messages())
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> dict:
-        kind, message = first_messages()[self.check_index(index)]
-        return {"messages": [*exchange(message, kind)], "kind": kind}
+        kind, message = self.rows[self.check_index(index)]
+        rng = local_generator("earlier turns", index)
+        tasks = rng.choices(self.earlier, k=self.before)
+        turns = [turn for task in tasks for turn in task[rng.randrange(len(task))]["messages"]]
+        return {"messages": [*turns, *exchange(message, kind)], "kind": kind}
 
     def evaluate(self, conversation: dict, response: str) -> bool:
         """Decide whether the message was handled."""
-        message = conversation["messages"][0]["content"]
+        message = conversation["messages"][-2]["content"]
         return handled(self.world, conversation["kind"], message, response)

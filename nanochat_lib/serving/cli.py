@@ -140,8 +140,8 @@ class ChatConfig:
     """name of the run; the newest one by default"""
     stage: Literal["sft", "mid", "base"] = "sft"
     """sft answers; mid has practised skills only; base only continues a text"""
-    temperature: float = 0.6
-    """0 always takes the likeliest token, 1 draws with the model's own odds"""
+    temperature: float = 0.0
+    """0 takes the likeliest token, as the report's scores do; 1 draws with the model's own odds"""
     top_k: int | None = 50
     """draw among so many of the likeliest tokens"""
     max_tokens: int = 256

@@ -25,8 +25,9 @@ __all__ = [
     "Questions",
     "YesNo",
     "Stories",
-    "word_to_spell",
+    "as_quoted",
     "as_written",
+    "Letters",
     "Spell",
     "CountLetters",
 ]
@@ -165,7 +166,7 @@ class Stories(TinyWorldTask):
     def make(self, rng: random.Random) -> dict:
         story = story_document(self.world, rng)
         question = rng.choice(phrases("stories", "any", self.heldout))
-        if rng.random() < 0.4:
+        if rng.random() < 0.55:
             words = re.findall(r"\w+", story)
             heroes = [word for word in words if word in WORDS["names"]][:1]
             heroes += [f"a {word}" for word in words if word in WORDS["animals"]][:1]
@@ -174,9 +175,9 @@ class Stories(TinyWorldTask):
         return {"messages": exchange(as_typed(rng, question), story)}
 
 
-def word_to_spell(rng: random.Random, heldout: bool) -> str:
-    """Draw a word: one that training spells, or a real one that it never does."""
-    return rng.choice(real_words(True)) if heldout else spelled_word(rng)
+def as_quoted(word: str, question: str) -> str:
+    """Return a word as the answer quotes it: in capitals where the question shouts it."""
+    return word.upper() if word not in question and word.upper() in question else word
 
 
 def as_written(rng: random.Random, word: str) -> str:
@@ -185,17 +186,27 @@ def as_written(rng: random.Random, word: str) -> str:
     return rng.choices((word, f'"{word}"', f"'{word}'"), (8, 1, 1))[0]
 
 
-class Spell(TinyWorldTask):
+class Letters(TinyWorldTask):
+    """Ask for something about the letters of a word; a subclass says what."""
+
+    def word(self, rng: random.Random) -> str:
+        """Draw a word: one that training spells, or a real one that it never does."""
+        return rng.choice(real_words(True)) if self.heldout else spelled_word(rng, self.pieces)
+
+
+class Spell(Letters):
     """Ask for the letters of a word."""
 
     def make(self, rng: random.Random) -> dict:
-        word = word_to_spell(rng, self.heldout)
+        word = self.word(rng)
         frame = rng.choice(phrases("spelling", "spell", self.heldout))
         question = as_typed(rng, frame.format(as_written(rng, word)), slips=0.0)
-        return {"messages": exchange(question, f"I spell {word}: {' '.join(word)}.")}
+        quoted = as_quoted(word, question)
+        answer = f"I spell {quoted}: {' '.join(quoted)}."
+        return {"messages": exchange(question, answer)}
 
 
-class CountLetters(TinyWorldTask):
+class CountLetters(Letters):
     """Ask how often a letter occurs in a word, in practice now and then how many letters it has."""
 
     title = "letters and counts of real words that no training spelled"
@@ -203,21 +214,24 @@ class CountLetters(TinyWorldTask):
     floor_name = "guessing"
 
     def make(self, rng: random.Random) -> dict:
-        word = word_to_spell(rng, self.heldout)
+        word = self.word(rng)
         shown = as_written(rng, word)
         if not self.heldout and rng.random() < 0.1:
             frame = rng.choice(phrases("spelling", "length", self.heldout))
-            steps = " ".join(f"{letter}{i}" for i, letter in enumerate(word, start=1))
-            answer = f"I spell {word}: {steps}.\n#### {len(word)}"
-            return {"messages": exchange(as_typed(rng, frame.format(shown), slips=0.0), answer)}
+            question = as_typed(rng, frame.format(shown), slips=0.0)
+            quoted = as_quoted(word, question)
+            steps = " ".join(f"{letter}{i}" for i, letter in enumerate(quoted, start=1))
+            answer = f"I number {quoted}: {steps}.\n#### {len(word)}"
+            return {"messages": exchange(question, answer)}
         doubles = [a for a, b in zip(word, word[1:]) if a == b]
         pools = (doubles or word, word, "aeioulmnrstxp")
         letter = rng.choice(rng.choices(pools, (4, 4, 2))[0])
         frame = rng.choice(phrases("spelling", "count", self.heldout and rng.random() < 0.5))
         quoted = rng.choices((letter, letter.upper(), f'"{letter}"'), (8, 1, 1))[0]
         question = as_typed(rng, frame.format(l=quoted, w=shown), slips=0.0)
-        key = {"word": word, "letter": letter}
-        return {"messages": exchange(question, count_answer(word, letter)), **key}
+        key, quoted = {"word": word, "letter": letter}, as_quoted(word, question)
+        answer = count_answer(quoted, letter.upper() if quoted.isupper() else letter)
+        return {"messages": exchange(question, answer), **key}
 
     def evaluate(self, conversation: dict, response: str) -> bool:
         """Decide whether all letters, the running count and the result are right."""

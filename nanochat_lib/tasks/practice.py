@@ -3,7 +3,7 @@
 
 import random
 
-from nanochat_lib.data.english import first_messages
+from nanochat_lib.data.english import first_messages, word_pieces
 from nanochat_lib.data.synthetic import random_thing
 from nanochat_lib.data.tinyworld import WORDS, World
 from nanochat_lib.data.words import made_up_word
@@ -18,6 +18,7 @@ from nanochat_lib.tasks.tinyworld import (
     exchange,
     message_key,
 )
+from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
 __all__ = [
     "Lookup",
@@ -106,7 +107,11 @@ CHAT_SHARES = {
 
 
 def chat_mixture(
-    world: World, size: int, seed: int = 0, shares: dict[type, float] | None = None
+    world: World,
+    size: int,
+    seed: int = 0,
+    shares: dict[type, float] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> TaskMixture:
     """Mix `size` training conversations, none of which asks one of the first messages.
 
@@ -115,10 +120,11 @@ def chat_mixture(
         size: conversations.
         seed: of all draws.
         shares: kind of task -> share; CHAT_SHARES if None.
+        tokenizer: words to spell are then joined from its tokens, too.
     """
     shares = CHAT_SHARES if shares is None else shares
     tasks = [kind(world, "train", size, seed) for kind in shares]
     kept = frozenset(message_key(message) for _, message in first_messages())
     for task in tasks:
-        task.avoid = kept
+        task.avoid, task.pieces = kept, word_pieces(tokenizer) if tokenizer else None
     return TaskMixture(tasks, list(shares.values()), size=size, seed=seed)

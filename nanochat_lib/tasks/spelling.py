@@ -51,20 +51,24 @@ def count_aloud(word: str, letter: str) -> str:
 
 
 def count_answer(word: str, letter: str) -> list[dict]:
-    """Answer how often a letter occurs: the working, a check with the calculator, the number."""
+    """Answer how often a letter occurs: the working, a check with the calculator, the number.
+
+    The letter is named right before the working, so that each step compares with what stands near.
+    """
     count = word.count(letter)
+    opening = f"I count {letter} in {word}: {count_aloud(word, letter)}. Check: "
     return [
-        {"type": "text", "text": f"I spell {word}: {count_aloud(word, letter)}. Check: "},
-        {"type": "python", "text": f"'{word}'.count('{letter}')"},
+        {"type": "text", "text": opening},
+        {"type": "python", "text": f'"{word}".count("{letter}")'},
         {"type": "python_output", "text": str(count)},
         {"type": "text", "text": f"\n#### {count}"},
     ]
 
 
 def counted_aloud(word: str, letter: str, response: str) -> bool:
-    """Decide whether a response has the right letters, running count and final number."""
+    """Decide whether a response has the right letters, in either case, running count and final number."""
     right = final_number(response) == word.count(letter)
-    return right and f": {count_aloud(word, letter)}." in response
+    return right and f": {count_aloud(word, letter)}." in response.lower()
 
 
 QUESTIONS = (

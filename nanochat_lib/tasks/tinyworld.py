@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterable
 
 from nanochat_lib.common import local_generator
+from nanochat_lib.data.english import Pieces
 from nanochat_lib.data.synthetic import word_problem
 from nanochat_lib.data.tinyworld import Fact, World
 from nanochat_lib.data.words import made_up_word
@@ -54,7 +55,7 @@ class TinyWorldTask(Task):
         size: number of conversations; a test may have fewer, where there are no more questions.
         seed: of the draws.
 
-    `avoid` may be set to the keys of messages that are kept for a test.
+    `avoid` may be set to the keys of messages that are kept for a test, `pieces` to what words are joined from.
 
     Raises:
         ValueError: an unknown split, or a size below 1.
@@ -63,6 +64,7 @@ class TinyWorldTask(Task):
     title = ""
     floor_name = "chance"
     avoid: frozenset[str] = frozenset()
+    pieces: Pieces | None = None
 
     def __init__(self, world: World, split: str = "train", size: int = 1_000, seed: int = 0):
         if split not in ("train", "test") or size < 1:

@@ -15,6 +15,7 @@ MARKERS = {
     "text": ("", "", 1),
     "python": ("<|python_start|>", "<|python_end|>", 1),
     "python_output": ("<|output_start|>", "<|output_end|>", 0),
+    "slip": ("", "", 0),  # a mistake, to be read and not to be learned
 }
 
 

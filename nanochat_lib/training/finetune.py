@@ -49,9 +49,10 @@ class ConversationLoader:
         buffer_size: conversations to choose from when filling a row.
         text_shards: parquet files of pretraining text.
         text_fraction: share of rows that hold such text, evenly spread.
+        chain: how often a conversation goes on with the one before it in its row, as further turns of one chat.
 
     Raises:
-        ValueError: the task is empty, a size is below 1, or text is wanted without shards.
+        ValueError: the task is empty, a size is below 1, a share is none, or text is wanted without shards.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class ConversationLoader:
         buffer_size: int = 64,
         text_shards: list[Path] | None = None,
         text_fraction: float = 0.0,
+        chain: float = 0.0,
     ):
         if len(task) == 0:
             raise ValueError(f"{type(task).__name__} is empty: there is nothing to fine-tune on")
@@ -76,7 +78,9 @@ class ConversationLoader:
             )
         self.task, self.tokenizer, self.ranks, self.loop = task, tokenizer, ranks, loop
         self.batch_size, self.sequence_len, self.buffer_size = batch_size, sequence_len, buffer_size
-        self.text_fraction, self.text = text_fraction, None
+        if not 0 <= chain <= 1:
+            raise ValueError(f"{chain=} must be in [0, 1]")
+        self.text_fraction, self.chain, self.text = text_fraction, chain, None
         if text_fraction > 0:
             self.text = PackingLoader(text_shards, tokenizer, 1, sequence_len, ranks)
         self.drawn = self.rows = self.skipped = 0
@@ -122,9 +126,14 @@ class ConversationLoader:
             if best is None:
                 break
             chosen.append(self.buffer.pop(best))
-        local_generator("order in a row", chosen[0][0]).shuffle(chosen)
-        ids = [token for _, part, _ in chosen for token in part]
-        targets = [target for *_, part in chosen for target in part]
+        rng = local_generator("order in a row", chosen[0][0])
+        rng.shuffle(chosen)
+        ids, targets = [], []
+        for number, (_, tokens, wanted) in enumerate(chosen):
+            goes_on = number > 0 and rng.random() < self.chain  # without its <|bos|>
+            ids += tokens[goes_on:]
+            targets += wanted[goes_on:]
+        room = self.sequence_len - len(ids)
         return ids + [self.tokenizer.bos_id] * room, targets + [IGNORE] * room
 
     def next_row(self) -> tuple[list[int], list[int]]:
@@ -169,7 +178,8 @@ class ConversationLoader:
 class FinetuneConfig:
     """Choose how long, how fast and on what to fine-tune; the defaults fit a laptop.
 
-    `lr_scale` multiplies every learning rate of `optim`: below 1 the base model changes less.
+    `lr_scale` multiplies every learning rate of `optim`: below 1 the base model changes less. `separate`
+    keeps attention inside a conversation, `chain` makes several turns of one chat out of some.
     """
 
     steps: int = 300
@@ -182,6 +192,8 @@ class FinetuneConfig:
     cooldown_fraction: float = 0.5
     final_lr_fraction: float = 0.0
     text_fraction: float = 0.0
+    separate: bool = True
+    chain: float = 0.0
     eval_every: int = 0
     save_seconds: float = 30.0
     grad_clip: float = 0.0
@@ -247,7 +259,10 @@ def finetune(
         ranks,
         text_shards=text_shards,
         text_fraction=config.text_fraction,
+        chain=config.chain,
     )
+    if config.separate:
+        model.first_token = tokenizer.bos_id
     optimizers = adapt(model, config) if adapt else build_optimizers(model, config.scaled_optim)
     meta = {
         "config": base_meta["config"],

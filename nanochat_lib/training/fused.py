@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from nanochat_lib.model.attention import CausalSelfAttention, apply_rope, fused_attention
@@ -242,15 +242,18 @@ def scores_attention(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B G S D"],
     v: Float[Tensor, "B G S D"],
-    mask: Bool[Tensor, "*rows T S"] | None = None,
+    mask: Shaped[Tensor, "*rows T S"] | None = None,
 ) -> Float[Tensor, "B H T D"]:
-    """Do what fused_attention does with all scores in memory; with a mask or T > 1024, leave it to that."""
+    """Do what fused_attention does with all scores in memory; with a cache's mask or T > 1024, leave it to that."""
     B, H, T, D = q.shape
-    if mask is not None or T > 1024:
+    if k.size(2) != T or T > 1024 or (mask is not None and mask.dtype == torch.bool):
         return fused_attention(q, k, v, mask)
     if k.size(1) < H:
         k, v = (part.repeat_interleave(H // k.size(1), dim=1) for part in (k, v))
     q, k, v = (part.reshape(B * H, T, D) for part in (q, k, v))
+    if mask is not None:
+        scores = mask + (q * D**-0.5 @ k.mT).view(B, H, T, T)
+        return (scores.softmax(dim=-1).view(B * H, T, T) @ v).view(B, H, T, D)
     future = torch.full((T, T), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
     scores = torch.baddbmm(future, q, k.mT, alpha=D**-0.5)
     return (scores.softmax(dim=-1) @ v).view(B, H, T, D)

@@ -7,6 +7,7 @@ from nanochat_lib.capstone.stage_chat import stage_conversations
 from nanochat_lib.capstone.stage_evaluation import all_tests, find_leaks
 from nanochat_lib.data.synthetic import curriculum
 from nanochat_lib.data.tinyworld import World
+from nanochat_lib.evaluation.contact import FirstContact
 from nanochat_lib.tasks.base import TaskSequence
 from nanochat_lib.tasks.contamination import contamination, training_texts
 
@@ -21,7 +22,7 @@ def micro():
     conversations = TaskSequence(stages)
     # More questions than the profile asks: a leak should not hide behind a small test.
     tasks = all_tests(world, 200)
-    del tasks["first_contact"]  # compared whole, below
+    del tasks["first_contact"], tasks["third_turn"]  # compared whole, below
     return documents, conversations, tasks
 
 
@@ -41,7 +42,7 @@ def test_a_planted_question_is_found_in_documents_and_in_conversations(micro):
 
 def test_first_messages_leak_only_where_a_whole_question_is_one(micro):
     documents, conversations, tasks = micro
-    tasks = tasks | {"first_contact": None}
+    tasks = tasks | {"first_contact": FirstContact(World(0))}
     assert find_leaks(documents[:5], [conversations.slice(0, 50)], tasks) == []
 
     class Planted(TaskSequence):

@@ -65,7 +65,7 @@ def test_report_has_what_the_design_promises(runs):
     report = json.loads((runs[0] / "report.json").read_text(encoding="utf-8"))
     assert list(report["stages"]) == ["data", "tokenizer", "base", "mid", "sft", "evaluation"]
     names = {"facts", "word_problems", "multiple_choice", "spelling", "identity"}
-    names |= {"real_words", "first_contact"}
+    names |= {"real_words", "first_contact", "third_turn"}
     assert set(report["tasks"]) == names
     for row in report["tasks"].values():
         assert 0 <= row["chance"]["accuracy"] < 1

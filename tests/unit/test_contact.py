@@ -150,9 +150,9 @@ RIGHT = {
     ),
     "story": "One day Mia went to the park. Mia saw Tom there. And they all laughed.",
     "spell house": "I spell house: h o u s e.",
-    "count r strawberry 3": "I spell strawberry: s t r1 a w b e r2 r3 y. Check: "
+    "count r strawberry 3": "I count r in strawberry: s t r1 a w b e r2 r3 y. Check: "
     "<|python_start|>'strawberry'.count('r')<|python_end|><|output_start|>3<|output_end|>\n#### 3",
-    "length house 5": "I spell house: h1 o2 u3 s4 e5.\n#### 5",
+    "length house 5": "I number house: h1 o2 u3 s4 e5.\n#### 5",
     "unknown": REFUSAL,
 }
 
@@ -184,9 +184,24 @@ def test_near_misses_fail():
         handled(WORLD, "riddle", "", "")
 
 
+def test_a_later_turn_asks_the_same_messages_after_practice_exchanges():
+    first, third = FirstContact(WORLD), FirstContact(WORLD, before=2)
+    assert "turn 3" in third.title and len(third) == len(first)
+    for i in range(0, len(third), 20):
+        alone, late = first[i]["messages"], third[i]["messages"]
+        assert late[-2:] == alone and [m["role"] for m in late] == ["user", "assistant"] * 3
+        assert late == FirstContact(WORLD, before=2)[i]["messages"]
+    greeting = next(c for c in third if c["kind"] == "greet")
+    assert third.evaluate(greeting, REPLIES["greet"])
+    assert not third.evaluate(greeting, REPLIES["bye"])
+
+
 def test_first_contact_asks_each_message_and_wants_replies_to_end():
     task = FirstContact(WORLD)
     assert task.must_end and len(task) == len(first_messages())
-    conversation = task[0]
-    assert conversation["messages"][0]["content"] == first_messages()[0][1]
+    asked = [(c["kind"], c["messages"][0]["content"]) for c in task]
+    assert sorted(asked) == sorted(first_messages()) and asked != sorted(asked)
+    kinds = {kind.split()[0] for kind, _ in first_messages()}
+    assert len(kinds - {kind.split()[0] for kind, _ in asked[:100]}) <= 2, "no fair sample"
+    conversation = next(c for c in task if c["kind"] == "greet")
     assert task.evaluate(conversation, REPLIES["greet"])

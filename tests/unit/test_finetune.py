@@ -346,3 +346,52 @@ def test_what_opens_a_row_is_drawn_fairly():
     opener = TOKENIZER.encode("Go")[0]
     share = (inputs[:, 2] == opener).double().mean()
     assert 0.5 < share < 0.85, f"{share:.0%} of the rows begin with a long one, expected 67%"
+
+
+@pytest.mark.parametrize("chain", [0.0, 0.5, 1.0])
+def test_chained_conversations_are_turns_of_one_chat(chain):
+    task = chat_mixture(World(0), 300)
+    loader = ConversationLoader(task, TOKENIZER, 1, 400, loop=False, chain=chain)
+    bos, joints, borders, learned = TOKENIZER.bos_id, 0, 0, 0
+    start, end = (TOKENIZER.encode_special(f"<|{x}|>") for x in ("user_start", "assistant_end"))
+    for inputs, targets in loader:
+        ids = inputs[0].tolist()
+        assert ids[0] == bos and inputs.shape == (1, 400)
+        joints += sum(a == end and b == start for a, b in zip(ids, ids[1:]))
+        borders += sum(
+            a == end and b == bos and c == start for a, b, c in zip(ids, ids[1:], ids[2:])
+        )
+        learned += int((targets != IGNORE).sum())
+    inside = sum(len(c["messages"]) // 2 - 1 for c in task)  # turns that a task wrote itself
+    chained = joints - inside
+    if chain in (0.0, 1.0):
+        assert (chained if chain == 0 else borders) == 0
+    else:
+        assert abs(chained - borders) < 0.4 * (chained + borders)
+    masks = [TOKENIZER.render_conversation(c)[1] for c in task]
+    assert learned == sum(map(sum, masks)), "chaining lost something to learn"
+
+
+def test_a_chained_row_is_what_the_tokenizer_makes_of_its_turns():
+    first, second = (chat_mixture(World(0), 40)[i]["messages"][:2] for i in (3, 7))
+    loader = ConversationLoader(Two([first, second]), TOKENIZER, 1, 256, loop=False, chain=1.0)
+    ids = next(loader)[0][0].tolist()
+    both = [first + second, second + first]
+    renderings = [TOKENIZER.render_conversation({"messages": chat})[0] for chat in both]
+    assert any(ids[: len(r)] == r for r in renderings)
+    with pytest.raises(ValueError, match="chain=1.5"):
+        ConversationLoader(Two([first]), TOKENIZER, 1, 256, chain=1.5)
+
+
+class Two(Task):
+    """Some given conversations."""
+
+    def __init__(self, chats: list):
+        super().__init__("train")
+        self.chats = chats
+
+    def __len__(self) -> int:
+        return len(self.chats)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"messages": self.chats[self.check_index(index)]}

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat_lib.model.gpt import GPT, GPTConfig, Smear, token_losses
+from nanochat_lib.training.precision import prepare
 
 SMALL = GPTConfig(sequence_len=32, vocab_size=100, n_layer=3, n_head=4, n_kv_head=4, n_embd=64)
 
@@ -117,6 +118,33 @@ def test_modern_is_classic_plus_offset_keys_and_25_smear_weights():
     modern = GPTConfig.from_depth(2, recipe="modern")
     assert dataclasses.replace(modern, smear=False, key_offset=False) == classic
     assert GPT(modern).num_params() - GPT(classic).num_params() == 25
+
+
+@pytest.mark.parametrize("recipe", ["classic", "modern"])
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16])
+def test_texts_that_share_a_row_do_not_read_each_other(recipe, dtype):
+    config = GPTConfig.from_depth(3, vocab_size=50, sequence_len=48, recipe=recipe)
+    model = GPT(config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():  # as after training: no gate and no head is closed
+            weight.add_(torch.randn(weight.shape, generator=generator) * 0.05)
+    if dtype is not None:
+        prepare(model, [], dtype)
+    model.first_token = 0
+    lengths = [[9, 1, 20, 18], [30, 18], [48]]  # the last row opens without the first token
+    rows = torch.randint(1, 50, (3, 48), generator=generator)
+    for row, parts in zip(rows[:2], lengths):
+        row[[sum(parts[:i]) for i in range(len(parts))]] = 0
+    packed = model(rows)
+    tolerance = 0.15 if dtype == torch.bfloat16 else 1e-4
+    for row, together, parts in zip(rows, packed, lengths):
+        for start, length in zip([sum(parts[:i]) for i in range(len(parts))], parts):
+            alone = model(row[None, start : start + length])[0]
+            assert (together[start : start + length] - alone).abs().max() < tolerance
+    model.first_token = None
+    assert (model(rows)[:2] - packed[:2]).abs().max() > 2 * tolerance, "the borders do nothing"
+    assert torch.equal(model(rows)[2], packed[2]) or dtype == torch.bfloat16
 
 
 def test_flop_estimate_agrees_with_torch_counter():

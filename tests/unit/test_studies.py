@@ -124,10 +124,9 @@ def test_the_records_of_the_chapter_on_speed_are_whole():
     "variant",
     [
         "as_it_is",
+        "strangers_in_a_row",
         "rows_in_packing_order",
         "one_stage",
-        "without_text",
-        "without_simple_spelling",
         "without_the_tool",
         "letters_without_spaces",
         "without_refusals",
@@ -136,6 +135,7 @@ def test_the_records_of_the_chapter_on_speed_are_whole():
 def test_each_variant_of_the_chat_stages_changes_one_thing(variant):
     program = """
 import json
+import re
 import contact
 from nanochat_lib.capstone.profiles import load_profile
 profile = getattr(contact, sys.argv[1])(load_profile("laptop"))
@@ -152,10 +152,10 @@ finetune.local_generator("a row").shuffle(numbers)
 print(json.dumps({
     "shuffled": numbers != list(range(50)),
     "steps": profile.mid.steps > 1,
-    "text": profile.sft.text_fraction > 0,
-    "spelled": any(a.startswith("I spell") and "#" not in a for a in answers),
+    "separate": profile.mid.separate and profile.sft.separate,
     "tool": any(".count(" in a for a in answers),
-    "spaces": any("# " in a and ": " in a and a.count(" ") > 12 for a in answers),
+    "spaces": any("# " in a and re.search(r": (\\w\\d? ){6}", a) and not re.search(r" \\w1 \\w2 \\w3 ", a)
+                  for a in answers),
     "refusals": any(a.startswith("I do not know") for a in answers),
     "graded": all(spelling.evaluate(c, content_text(c["messages"][1]["content"])) for c in spelling),
 }))
@@ -164,11 +164,32 @@ print(json.dumps({
     wrong = {
         "rows_in_packing_order": "shuffled",
         "one_stage": "steps",
-        "without_text": "text",
-        "without_simple_spelling": "spelled",
+        "strangers_in_a_row": "separate",
         "without_the_tool": "tool",
         "letters_without_spaces": "spaces",
         "without_refusals": "refusals",
     }
     missing = [key for key, value in found.items() if not value]
     assert missing == ([wrong[variant]] if variant in wrong else [])
+
+
+def test_the_records_of_the_chat_studies_hold_what_the_studies_run():
+    program = """
+import json
+import capabilities
+import contact
+print(json.dumps({"studies": {k: v[1] for k, v in capabilities.STUDIES.items()}, "runs": contact.RUNS,
+                  "about": capabilities.ABOUT, "seeds": contact.SEEDS}))
+"""
+    known = json.loads(run_program(program))
+    paths = {path.stem: path for path in (ROOT / "records/chat").glob("*.json")}
+    assert {"spelling", "identity"} <= set(paths) <= {*known["studies"], "runs"}
+    for study, variants in known["studies"].items():
+        if study not in paths:
+            continue
+        record = json.loads(paths[study].read_text(encoding="utf-8"))
+        assert list(record["variants"]) == list(variants), study
+        for name, row in record["variants"].items():
+            values = [row[key] for key in row.keys() - {"about"}]
+            assert {len(value) for value in values} == {len(row["seeds"])}, f"{study}.{name}"
+            assert row["about"] == known["about"][name] and len(row["seeds"]) > 1

@@ -9,6 +9,7 @@ import pytest
 from nanochat_lib.tasks.arc import ARC
 from nanochat_lib.tasks.base import content_text
 from nanochat_lib.tasks.custom_json import CustomJSON
+from nanochat_lib.tasks.diets import web_diet
 from nanochat_lib.tasks.gsm8k import GSM8K, final_number, split_calculations
 from nanochat_lib.tasks.mmlu import MMLU
 from nanochat_lib.tasks.rows import load_rows
@@ -270,3 +271,39 @@ def test_missing_and_foreign_files_are_named(tmp_path):
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(ValueError, match="is empty"):
         load_rows(tmp_path / "empty.jsonl", "openai/gsm8k")
+
+
+# --- the diets of a big run -----------------------------------------------------------------------
+
+
+def diet_files() -> dict:
+    return {
+        "smoltalk": DATA / "chat_messages/conversations.jsonl",
+        "mmlu": DATA / "mmlu/dev.jsonl",
+        "gsm8k": DATA / "gsm8k/train.jsonl",
+        "arc_easy": DATA / "arc/ARC-Easy-test.jsonl",
+        "arc_challenge": DATA / "arc/ARC-Challenge-test.jsonl",
+    }
+
+
+@real
+@pytest.mark.parametrize("stage, rest", [("mid", 280_000), ("sft", 600)])
+def test_a_diet_has_every_row_of_its_data_sets(stage, rest, tmp_path):
+    words = tmp_path / "words.txt"
+    made_up = [f"{a}{b}{c}ing" for a in "bdf" for b in "aeio" for c in "lmn"]
+    words.write_text("\n".join(made_up), encoding="utf-8")
+    identity = DATA / "identity_conversations/identity_conversations.jsonl"
+    diet = web_diet(stage, identity, words, diet_files())
+    chats, mmlu, sums, exams = 64, 285, 256, 128
+    known = chats + sums + (mmlu + 2 * 100 if stage == "mid" else exams + 100)
+    assert len(diet) == known + rest
+    kinds = {type(diet.tasks[diet.locate(i)[0]]).__name__ for i in range(min(2_000, len(diet)))}
+    assert {"SimpleSpelling", "SpellingBee"} <= kinds
+    for i in range(0, len(diet), max(1, len(diet) // 300)):
+        validate_conversation(diet[i])
+
+
+def test_a_diet_names_what_it_does_not_know(tmp_path):
+    for stage, files in (("pre", {}), ("mid", {"smaltalk": tmp_path})):
+        with pytest.raises(ValueError, match="smoltalk, mmlu, gsm8k, arc_easy, arc_challenge"):
+            web_diet(stage, tmp_path, tmp_path, files)
