@@ -612,7 +612,7 @@ plt.show()
 # phrasings would be needed, or a larger model, which knows already that *where do you live* and *what is your home* are one question.
 #
 # The last row is what goes wrong. Trained *alone*, the identity is learned best, and all else is overwritten: Ada introduces herself to people who
-# asked for a sum, and half of the facts are gone. Synthetic data is an ingredient, not a diet.
+# asked for a sum, and two thirds of the facts are gone. Synthetic data is an ingredient, not a diet.
 #
 # ## Guide: your own name
 #
