@@ -25,7 +25,7 @@ speedrun: setup  ## train the chat model of PROFILE (laptop by default), report,
 test: setup lint check rust unit notebooks smoke  ## everything that must pass before a change lands
 
 lint: setup
-	$(BIN)/ruff check $(HAND_WRITTEN)
+	$(BIN)/ruff check --no-cache $(HAND_WRITTEN)
 	$(BIN)/ruff format --check $(HAND_WRITTEN)
 
 check: setup  ## generated files equal their sources; imports respect the order of chapters

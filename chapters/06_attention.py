@@ -29,7 +29,7 @@
 # %%
 #| export
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -616,11 +616,22 @@ except ValueError as error:
 
 # %% [markdown]
 # A row of a batch may hold several texts, one behind the other. Should the second read the first? Where it should not, the mask
-# is causal *and* stays within borders. A text is known by the special token that opens it, so the borders are found, not passed around:
+# is causal *and* stays within borders. A text is known by the special token that opens it, so the borders are found, not passed
+# around. (This part goes to a small module of its own, `nanochat_lib.model.borders`.)
 
+# %%
+#| default_exp model.borders
+# Borders between texts that share a row.
 
 # %%
 #| export
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
 class Borders(NamedTuple):
     """Say where texts that share a row begin, (B, T), and what is added to scores, (B, 1, T, T): 0 or -inf."""
 
@@ -640,8 +651,8 @@ def find_borders(
     """
     starts = idx == first_token
     number = starts.cumsum(dim=1)  # of the text that a token belongs to
-    same = number[:, None, :, None] == number[:, None, None, :]
-    hidden = ~(same & causal_mask(idx.size(1)).to(idx.device))
+    strangers = number[:, None, :, None] != number[:, None, None, :]
+    hidden = strangers | torch.ones_like(strangers[0, 0]).triu(1)  # or in the future
     return Borders(starts, torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, -torch.inf))
 
 
@@ -657,7 +668,10 @@ print(find_borders(torch.tensor([[7, 1, 7, 2]]), first_token=7).mask[0, 0])
 
 
 # %%
-#| export
+#| export model.attention
+from nanochat_lib.model.borders import Borders
+
+
 @runtime_checkable
 class AttentionCache(Protocol):
     """Say what the model asks of a key-value cache; `inference.kv_cache` has the real one."""
@@ -685,7 +699,7 @@ class AttentionCache(Protocol):
 
 
 # %%
-#| export
+#| export model.attention
 def fused_attention(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B G S D"],
@@ -716,7 +730,7 @@ def fused_attention(
 
 
 # %%
-#| export
+#| export model.attention
 class CausalSelfAttention(nn.Module):
     """Let every token read itself and earlier tokens, with n_head queries a token."""
 
@@ -1056,7 +1070,7 @@ print("leaky: ", first_change(lambda x: naive_attention(x, x, x, off_by_one)[0])
 # Attention is a weighted average in which each token computes its own weights from queries and
 # keys; a mask keeps it honest, rotations tell it distances, and a norm on queries and keys bounds
 # its scores; keys stored one place later make it copy. `causal_mask`, `naive_attention`,
-# `rope_tables`, `apply_rope`, `rms_norm`, `offset_keys`, `fused_attention`, `AttentionConfig`, `Borders`, `AttentionCache` and `CausalSelfAttention` are now in
-# `nanochat_lib.model.attention`. In the exercises you keep packed documents from reading each
+# `rope_tables`, `apply_rope`, `rms_norm`, `offset_keys`, `fused_attention`, `AttentionConfig`, `AttentionCache` and `CausalSelfAttention` are now in
+# `nanochat_lib.model.attention`, `Borders` and `find_borders` in `nanochat_lib.model.borders`. In the exercises you keep packed documents from reading each
 # other, compute attention block by block without ever holding a row of weights, and train a head
 # without rotations to see what it cannot do. The next chapter stacks this layer into a GPT.

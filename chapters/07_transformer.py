@@ -38,12 +38,11 @@ from torch import Tensor, nn
 from nanochat_lib.model.attention import (
     AttentionCache,
     AttentionConfig,
-    Borders,
     CausalSelfAttention,
-    find_borders,
     rms_norm,
     rope_tables,
 )
+from nanochat_lib.model.borders import Borders, find_borders
 
 # %%
 import dataclasses
@@ -211,7 +210,16 @@ print(counts, "in units of C squared:", [count / 64**2 for count in counts.value
 # training starts from the model without smear.
 
 # %%
+#| default_exp model.smear
+# Smear: see the token before.
+
+# %%
 #| export
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
 SMEAR_CHANNELS = 24
 
 
@@ -267,7 +275,10 @@ with torch.no_grad():
 
 
 # %%
-#| export
+#| export model.gpt
+from nanochat_lib.model.smear import Smear
+
+
 @dataclass(frozen=True)
 class GPTConfig(AttentionConfig):
     """Set the sizes and switches of a GPT; the defaults fit a laptop."""
@@ -358,7 +369,7 @@ for depth in (2, 4, 12, 20, 32):
 
 
 # %%
-#| export
+#| export model.gpt
 def token_losses(
     logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"], reduction: str = "mean"
 ) -> Float[Tensor, "*BT"]:
@@ -447,7 +458,7 @@ for logit in (1.0, 15.0, 100.0):
 
 
 # %%
-#| export
+#| export model.gpt
 class GPT(nn.Module):
     """Predict the next token at every position.
 
@@ -912,8 +923,8 @@ assert loss.item() == 0 and all((weight.grad == 0).all() for weight in model.par
 #
 # A transformer is a stream of vectors to which layers add: attention moves information between
 # tokens, the MLP works on each alone, norms keep what they read at one size, and projections that
-# start at zero make the untrained model exactly ignorant. `GPTConfig`, `GPT`, `Block`, `MLP`,
-# `Smear` and `token_losses` are now in `nanochat_lib.model.gpt`; one dial sets all sizes, and
+# start at zero make the untrained model exactly ignorant. `GPTConfig`, `GPT`, `Block`, `MLP`
+# and `token_losses` are now in `nanochat_lib.model.gpt`, `Smear` in `nanochat_lib.model.smear`; one dial sets all sizes, and
 # weights, operations and memory can be worked out before anything runs. In the exercises you turn
 # a budget into a depth, compute the loss without ever holding all logits, and take the parts out one
 # at a time. Our model trains

@@ -50,7 +50,8 @@ import time
 
 import matplotlib.pyplot as plt
 
-from nanochat_lib.model.attention import find_borders, rms_norm, rope_tables
+from nanochat_lib.model.attention import rms_norm, rope_tables
+from nanochat_lib.model.borders import find_borders
 from nanochat_lib.model.gpt import GPTConfig, squared_relu
 from nanochat_lib.training.optim import OptimConfig, build_optimizers, newton_schulz
 

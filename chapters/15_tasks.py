@@ -1182,8 +1182,8 @@ plt.show()
 #
 # What does a mixture for a real model look like? nanochat trains on conversations twice. *Midtraining* has much of everything that can be
 # practised: chats, the form of multiple choice, tools, letters. *Fine-tuning* is short, has less of each, and the questions are those of
-# the exams' training sets. (The figures are those of its scripts `mid_train.py` and `chat_sft.py` of October 2025; later versions changed them.) The two
-# identity passes count twice in the first, so that a thousand conversations are not lost among eight hundred thousand.
+# the exams' training sets. (The figures are those of its scripts `mid_train.py` and `chat_sft.py` of October 2025; later versions changed them.) In the
+# first, the file about the model's identity comes twice, a thousand conversations among eight hundred thousand.
 
 # %%
 #| default_exp tasks.diets
@@ -1269,8 +1269,8 @@ for stage, rows in sizes.items():
     print(f"{stage}: {total:.1f} thousand:", {k: f"{n / total:.1%}" for k, n in rows.items()})
 
 # %% [markdown]
-# Half of midtraining is chat and a third of it is letters; half of fine-tuning is chat and a third is sums. At laptop size chapter `contact` writes
-# the two diets of TinyWorld, of the same kind.
+# Half of midtraining is chat and a third of it letters; of fine-tuning, not quite half is chat and a third is sums. At laptop size
+# chapter `contact` writes the two diets of TinyWorld, of the same kind.
 #
 # ## Cost
 #

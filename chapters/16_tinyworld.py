@@ -424,8 +424,8 @@ def real_words(heldout: bool = False) -> tuple[str, ...]:
 # %% [markdown]
 # What a model sees of a word are tokens, and it can only spell a word all of whose tokens it has practised. So the words of the world, which
 # the tokenizer knows as a whole, are practised often. And where real words run out, new ones are made of their parts: the start of
-# one word and the end of another, or, once there is a tokenizer, two of its tokens. *Schooting* is no word, but it has the
-# token *school* in it if the tokenizer has one, and so the word *school* itself can stay held out.
+# one word and the end of another, or, once there is a tokenizer, two of its tokens. *Schoolat* is no word, but where the tokenizer has a
+# token *school* it has that token in it, and so the word *school* itself can stay held out.
 
 
 # %%
@@ -1318,8 +1318,9 @@ def chat_mixture(
     shares = CHAT_SHARES if shares is None else shares
     tasks = [kind(world, "train", size, seed) for kind in shares]
     kept = frozenset(message_key(message) for _, message in first_messages())
+    pieces = word_pieces(tokenizer) if tokenizer else None
     for task in tasks:
-        task.avoid, task.pieces = kept, word_pieces(tokenizer) if tokenizer else None
+        task.avoid, task.pieces = kept, pieces
     return TaskMixture(tasks, list(shares.values()), size=size, seed=seed)
 
 

@@ -543,8 +543,8 @@ for kind in (Strangers, OtherTopics, OtherTongues, Noise):
 # %% [markdown]
 # ## Two diets
 #
-# Midtraining practises skills: letters, sums, problems, questions, choices. Fine-tuning has everything, and nearly a fifth
-# of it is refusals. Both keep some of the pretraining text, so that facts which no conversation asks for are not forgotten.
+# Midtraining practises skills: letters, sums, problems, questions, choices. Fine-tuning has everything, refusals
+# among it; the cell below counts them. Both keep some of the pretraining text, so that facts which no conversation asks for are not forgotten.
 
 
 # %%
@@ -724,7 +724,7 @@ class FirstContact(Task):
         if before:
             self.title = f"the same messages, each as turn {before + 1} of a chat"
         self.world, self.before = world, before
-        self.earlier = [kind(world, "train", 50, seed=1) for kind in EARLIER]
+        self.earlier = [kind(world, "train", 50, seed=1) for kind in EARLIER] if before else []
         # In no order, so that the first hundred are a fair sample of all
         self.rows = sorted(first_messages(), key=lambda row: zlib.crc32(row[1].encode()))
 
@@ -782,7 +782,7 @@ for kind, message in first_messages():
 names = sorted(asked, key=lambda kind: failed[kind] / asked[kind])
 
 # %%
-# alt: share of first messages handled, a bar for each kind, from all of "who" and "made" down to few that ask for letters
+# alt: share of first messages handled, a bar for each kind; most are full, the shortest is that of counting letters
 fig, ax = plt.subplots(figsize=(6.5, 4))
 ax.barh(names, [100 * (1 - failed[kind] / asked[kind]) for kind in names], color="tab:blue")
 for row, kind in enumerate(names):

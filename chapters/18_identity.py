@@ -9,7 +9,7 @@
 # # Identity: a character made of data
 #
 # Ask a model that was only pretrained who it is, and it continues the question. Nothing in it knows that it is *it*. Asked for a
-# company, a model trained on the web names whichever company its text mentions most. Who a model is has to be written down and
+# company, a model trained on the web may name whichever its text mentions most. Who a model is has to be written down and
 # trained like any other skill, and since nobody has conversations with a model that does not exist yet, they are made up:
 #
 # ```python
@@ -321,8 +321,7 @@ print(distinct_n(pair, 1), round(ngram_entropy(pair, 1), 3), near_duplicates(pai
 assert near_duplicates(pair, 0.9) == 0
 
 # %% [markdown]
-# Now pull the levers, one at a time, and measure a thousand conversations of each. What is measured is all that a conversation says,
-# and the first message alone.
+# Now pull the levers, one at a time, and measure a thousand conversations of each. What is measured is all that a conversation says.
 
 # %%
 settings = {"all four": Levers()} | {
@@ -345,6 +344,7 @@ assert measured["none"][2] == 1 and measured["all four"][2] < 0.5
 fig, axes = plt.subplots(1, 3, figsize=(9, 2.8), sharey=True)
 titles = ("distinct-2", "entropy of bigrams (bits)", "near-duplicates (share)")
 for axis, title, values in zip(axes, titles, zip(*measured.values())):
+    axis.locator_params(axis="x", nbins=4)
     axis.barh(list(measured), values, color="tab:blue")
     axis.set_title(title)
     axis.spines[["top", "right"]].set_visible(False)
@@ -353,6 +353,8 @@ plt.tight_layout()
 plt.show()
 
 # %% [markdown]
+# *Three measures of a thousand conversations: with all levers, with one off, with none.*
+#
 # The levers do not weigh alike, and the measures do not agree. Without topics there is one question, whatever surrounds it, and all three
 # see that. Without openings distinct-2 does not fall at all, since the greetings that are gone were all alike; that there are now three times
 # as many near-copies only the third measure sees.
@@ -606,6 +608,8 @@ plt.tight_layout()
 plt.show()
 
 # %% [markdown]
+# *Six kinds of training data, a dot a seed: who it is in new surroundings and in new words, where its name does not belong, and what it still knows.*
+#
 # One template teaches one question. With topics varied, more than half of the questions are answered in surroundings that training never
 # had, and a few that nobody trained at all. The other three levers add less than two seeds differ: a model of this size goes by the words
 # of the question, and is not easily irritated by what stands around it. For questions that share no word with the practice, more topics and more
@@ -624,7 +628,7 @@ plt.show()
 #
 # ## Cost
 #
-# A thousand conversations are written in less time than one training step takes on a large GPU.
+# A grammar is cheap:
 
 # %%
 import time

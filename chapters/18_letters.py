@@ -10,8 +10,8 @@
 #
 # How many r are in strawberry? For years this question made large models look foolish, and it is no riddle why. A model does
 # not see letters. It sees tokens, and that the token `berry` has two r in it stands nowhere in its input. Nobody writes it down,
-# either, so it cannot be read: it has to be *taught*, token by token. That can be done in an afternoon, to a finished model, with a
-# generator of forty lines:
+# either, so it cannot be read: it has to be *taught*, token by token. A
+# generator of forty lines is enough:
 #
 # ```python
 # CountLetters(world)[0]       # a question about a word, the letters, a running count, a check with the tool
@@ -143,7 +143,7 @@ print(f"TinyWorld takes {lengths[1] / lengths[0] - 1:.0%} more tokens with 512")
 # ## Mistakes, and their repair
 #
 # The working can go wrong, and then the tool disagrees. What should the model do? If all it has seen are perfect solutions, a
-# disagreement is a situation without precedent, and it goes on as if nothing had happened, with one number or the other. So some solutions contain a
+# disagreement is a situation without precedent. So some solutions may contain a
 # mistake: a letter that is not counted. The tool finds another number, and the answer says so:
 
 
@@ -201,7 +201,7 @@ ids, mask = tokenizer.render_conversation(chat)
 print("learned:", "".join(tokenizer.decode([token]) for token, m in zip(ids, mask) if m))
 
 # %% [markdown]
-# Look at the second line. A model that trains on every token of a mistake learns to make it, one time in ten. So the wrong letters are
+# Look at the last lines. A model that trains on every token of a mistake learns to make it, one time in ten. So the wrong letters are
 # a part of type *slip*, whose loss mask is 0 (chapter `tokenizer`): they are read, not learned, as the tool's output is. What is learned is what
 # comes after.
 #
@@ -233,17 +233,19 @@ for y, row in enumerate(record["variants"].values()):
 ax.set_yticks(range(len(record["variants"])), [r["about"] for r in record["variants"].values()])
 ax.invert_yaxis()
 ax.set(xlabel="real words never trained on (%)", xlim=(0, 103))
-ax.legend(["letters and number", "number alone"], loc="lower left")
+ax.legend(["letters and number", "number alone"], loc="upper left")
 ax.spines[["top", "right"]].set_visible(False)
 plt.tight_layout()
 plt.show()
 
 # %% [markdown]
+# *Real words that no training spelled: a dot a seed for letters, running count and number, a cross for the number alone.*
+#
 # The words matter most. Practised on the few hundred words of TinyWorld alone, the model cannot spell English. Then the spaces:
-# glued letters cost one working in ten; the number survives, because the tool counts the word and not the working. SimpleSpelling, two fifths of the practice,
+# glued letters (in the counting; SimpleSpelling keeps its spaces) cost one working in ten; the number survives, because the tool counts the word and not the working. SimpleSpelling, two fifths of the practice,
 # gives a few words more than counting for the same steps. And two details that we believed in make no difference that this test can see.
 # Where the working is right, the tool only agrees. And mistakes with their repair neither help nor harm a model that makes few. What
-# does not help at one size may at another; the way to know is to take it away.
+# does not help at one size may at another; the way to know is to take it away. (The laptop run trains without them, with `CountLetters`.)
 #
 # ## Guide: a capability of your own
 #

@@ -76,10 +76,9 @@ assert first_slip("noon", "o", "n o1 o2 n") is None
 # ## cut_by_quotes
 #
 # **Experiment.** The chapter says that a single quotation mark changes how a word is cut, depending on its first letter. For
-# each first letter that occurs in `words`, measure the share of words that a pair of single quotation marks cuts differently than a pair of
-# double ones: compare the tokens of `'word'` and `"word"` without the first and the last token, if those are the marks
-# alone, or else as text pieces. To make it simple: `pieces(text)` gives the tokens as texts; strip the marks from all of them,
-# drop what is empty, and compare the two lists.
+# each first letter that occurs in `words`, measure the share of words that single quotation marks cut differently than double ones.
+# `pieces(text)` gives the tokens of a text as texts: take those of `'word'` and of `"word"`, strip the marks from every piece, drop pieces
+# that are empty then, and compare the two lists.
 #
 # Which letters are hit? Look at the split pattern in chapter `tokenizer` and explain them. Would you quote with single marks?
 

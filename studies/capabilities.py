@@ -13,7 +13,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from nanochat_lib.evaluation.chat import evaluate_task, response_text
 from nanochat_lib.evaluation.contact import FirstContact
 from nanochat_lib.inference.engine import Engine
 from nanochat_lib.machine import machine_summary
+from nanochat_lib.model.gpt import GPT
 from nanochat_lib.tasks import contact, practice, tinyworld
 from nanochat_lib.tasks.base import Task, TaskMixture
 from nanochat_lib.tasks.letters import CountWithMistakes
@@ -59,25 +59,30 @@ class Run:
         self.shards = list_shards(self.folder / "data/train")
 
     def train(
-        self, task: Task, start: str, steps: int, text: float, train: Callable = finetune, **more
-    ):
-        """Train from a stage's checkpoint; return the model and the seconds."""
-        settings = {"steps": steps, "text_fraction": text, "save_seconds": 1e9}
-        config = dataclasses.replace(load_profile("laptop").sft, **settings)
-        config = dataclasses.replace(config, **more.pop("config", {}))
-        with tempfile.TemporaryDirectory() as folder:
-            base, to, text_shards = self.folder / start, Path(folder), self.shards
-            summary = train(
-                config,
-                *more.pop("first", ()),
-                task,
-                self.tokenizer,
-                base,
-                to,
-                text_shards,
-                progress=None,
-            )
-            return load_model(to, self.tokenizer)[0], summary["seconds"]
+        self,
+        task: Task,
+        start: str,
+        steps: int,
+        text: float,
+        lr_scale: float = 1.0,
+        lora: LoRAConfig | None = None,
+    ) -> tuple[GPT, float]:
+        """Train from a stage's checkpoint, all weights or adapters; return the model and the seconds."""
+        config = dataclasses.replace(
+            load_profile("laptop").sft,
+            steps=steps,
+            text_fraction=text,
+            lr_scale=lr_scale,
+            save_seconds=1e9,
+        )
+        common = (task, self.tokenizer, self.folder / start)
+        with tempfile.TemporaryDirectory() as name:
+            rest = (Path(name), self.shards)
+            if lora:
+                summary = finetune_lora(config, lora, *common, *rest, progress=None)
+            else:
+                summary = finetune(config, *common, *rest, progress=None)
+            return load_model(Path(name), self.tokenizer)[0], summary["seconds"]
 
     def mixture(self, shares: dict, seed: int) -> TaskMixture:
         """Mix training conversations."""
@@ -168,7 +173,7 @@ def identity(run: Run, variant: str, seed: int) -> dict:
             task = TaskMixture(
                 [chats, Named(LEVERS[variant], seed)], [0.7, 0.3], size=20_000, seed=seed
             )
-        model, _ = run.train(task, "sft", 600, 0.1, config={"lr_scale": 0.5})
+        model, _ = run.train(task, "sft", 600, 0.1, lr_scale=0.5)
     topics = grammar()["topics"]
     texts = {topic: [ADA.speak(a) for a in topics[topic]["answers"]] for topic in topics}
     engine, shares_right = Engine(model, run.tokenizer), {}
@@ -195,16 +200,16 @@ def replies(engine: Engine, chats: list[list[dict]]) -> list[str]:
 
 def lora(run: Run, variant: str, seed: int) -> dict:
     """Fine-tune the midtrained model with all its weights, or with adapters."""
-    chats, ways = run.mixture(unknown.SFT_SHARES, seed), {}
-    rank = int(variant.removeprefix("rank_")) if variant != "full" else 0
-    adapters = LoRAConfig(rank=rank, alpha=2.0 * rank)
-    if rank:
-        ways = {"train": finetune_lora, "first": (adapters,)}
-    model, seconds = run.train(chats, "mid", 600, 0.1, **ways)
+    chats, rank = (
+        run.mixture(unknown.SFT_SHARES, seed),
+        {"full": 0, "rank_4": 4, "rank_16": 16}[variant],
+    )
+    adapters = LoRAConfig(rank=rank, alpha=2.0 * rank) if rank else None
+    model, seconds = run.train(chats, "mid", 600, 0.1, lora=adapters)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     known = {"facts": tinyworld.Facts(WORLD, "test", 200), "first_contact": FirstContact(WORLD)}
     scores = {name: run.accuracy(model, task) for name, task in known.items()}
-    adapted = add_lora(model, adapters) if rank else model
+    adapted = add_lora(model, adapters) if adapters else model
     trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
     return scores | {"trained": trained, "seconds": seconds, "peak_bytes": peak}
 

@@ -96,7 +96,7 @@ class FirstContact(Task):
         if before:
             self.title = f"the same messages, each as turn {before + 1} of a chat"
         self.world, self.before = world, before
-        self.earlier = [kind(world, "train", 50, seed=1) for kind in EARLIER]
+        self.earlier = [kind(world, "train", 50, seed=1) for kind in EARLIER] if before else []
         # In no order, so that the first hundred are a fair sample of all
         self.rows = sorted(first_messages(), key=lambda row: zlib.crc32(row[1].encode()))
 

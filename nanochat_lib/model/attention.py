@@ -2,12 +2,14 @@
 """Attention: every token chooses what to read."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
+
+from nanochat_lib.model.borders import Borders
 
 __all__ = [
     "causal_mask",
@@ -17,8 +19,6 @@ __all__ = [
     "rms_norm",
     "offset_keys",
     "AttentionConfig",
-    "Borders",
-    "find_borders",
     "AttentionCache",
     "fused_attention",
     "CausalSelfAttention",
@@ -187,30 +187,6 @@ class AttentionConfig:
     def head_dim(self) -> int:
         """Channels of one head."""
         return self.n_embd // self.n_head
-
-
-class Borders(NamedTuple):
-    """Say where texts that share a row begin, (B, T), and what is added to scores, (B, 1, T, T): 0 or -inf."""
-
-    starts: Bool[Tensor, "B T"]
-    mask: Float[Tensor, "B 1 T T"]
-
-
-def find_borders(
-    idx: Int[Tensor, "B T"], first_token: int, dtype: torch.dtype = torch.float32
-) -> Borders:
-    """Let each text of a row read itself alone.
-
-    Args:
-        idx: token ids, shape (B, T).
-        first_token: opens every text; what stands before the first one in a row is a text, too.
-        dtype: of the mask, that of the queries.
-    """
-    starts = idx == first_token
-    number = starts.cumsum(dim=1)  # of the text that a token belongs to
-    same = number[:, None, :, None] == number[:, None, None, :]
-    hidden = ~(same & causal_mask(idx.size(1)).to(idx.device))
-    return Borders(starts, torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, -torch.inf))
 
 
 @runtime_checkable

@@ -6,29 +6,20 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nanochat_lib.model.attention import (
     AttentionCache,
     AttentionConfig,
-    Borders,
     CausalSelfAttention,
-    find_borders,
     rms_norm,
     rope_tables,
 )
+from nanochat_lib.model.borders import Borders, find_borders
+from nanochat_lib.model.smear import Smear
 
-__all__ = [
-    "squared_relu",
-    "MLP",
-    "Block",
-    "SMEAR_CHANNELS",
-    "Smear",
-    "GPTConfig",
-    "token_losses",
-    "GPT",
-]
+__all__ = ["squared_relu", "MLP", "Block", "GPTConfig", "token_losses", "GPT"]
 
 
 def squared_relu(x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
@@ -72,33 +63,6 @@ class Block(nn.Module):
         """Return the stream with this block's two additions."""
         x = x + self.attn(self.norm(x), cos, sin, kv_cache, borders)
         return x + self.mlp(self.norm(x))
-
-
-SMEAR_CHANNELS = 24
-
-
-class Smear(nn.Module):
-    """Add a gated copy of the previous token's embedding to each embedding."""
-
-    def __init__(self, n_embd: int):
-        super().__init__()
-        self.gate = nn.Linear(min(SMEAR_CHANNELS, n_embd), 1, bias=False)
-        self.scale = nn.Parameter(torch.zeros(1))
-
-    def forward(
-        self,
-        x: Float[Tensor, "B T C"],
-        previous: Float[Tensor, "B 1 C"] | None = None,
-        starts: Bool[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, "B T C"]:
-        """Smear each row by one token; `previous` stands before the first; no token reaches a start."""
-        shifted = F.pad(x, (0, 0, 1, -1))  # row t holds token t - 1, row 0 zeros
-        if previous is not None:
-            shifted = torch.cat((previous, x[:, :-1]), dim=1)
-        if starts is not None:
-            shifted = shifted.masked_fill(starts[..., None], 0.0)
-        gate = self.scale * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))  # (B, T, 1)
-        return x + gate.to(x.dtype) * shifted
 
 
 @dataclass(frozen=True)

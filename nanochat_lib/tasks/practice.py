@@ -125,6 +125,7 @@ def chat_mixture(
     shares = CHAT_SHARES if shares is None else shares
     tasks = [kind(world, "train", size, seed) for kind in shares]
     kept = frozenset(message_key(message) for _, message in first_messages())
+    pieces = word_pieces(tokenizer) if tokenizer else None
     for task in tasks:
-        task.avoid, task.pieces = kept, word_pieces(tokenizer) if tokenizer else None
+        task.avoid, task.pieces = kept, pieces
     return TaskMixture(tasks, list(shares.values()), size=size, seed=seed)

@@ -5,6 +5,7 @@ from collections import Counter
 from itertools import product
 
 import pytest
+
 from nanochat_lib.evaluation.diversity import distinct_n, ngrams
 
 
