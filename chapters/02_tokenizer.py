@@ -1376,7 +1376,7 @@ plt.show()
 # %% [markdown]
 # *The small model's curve has turned up before 8,192; the large model's is still falling, because
 # its layers dwarf the dictionary.* So the vocabulary grows with the model: nanochat takes 65,536 for its
-# 561 million parameters. On the laptop we stay a little below the optimum, at 512, for a reason that no FLOP
+# 561 million parameters. On the laptop we stay below the optimum, at 640, for a reason that no FLOP
 # counts: the shorter a token, the easier it is to learn which letters are in it (chapter `letters`).
 
 # %%

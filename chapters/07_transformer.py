@@ -155,7 +155,7 @@ assert mlp(torch.tensor([2.0])).item() == by_hand == 24
 
 # %% [markdown]
 # A block is attention, then MLP, each added to the stream. (`activate` and `norm` are attributes for
-# the sake of chapter `speed`, as in attention.)
+# the sake of chapter `speed`, as in attention. What `value_embed` is for comes below.)
 
 
 # %%
@@ -169,6 +169,7 @@ class Block(nn.Module):
         super().__init__()
         self.attn = CausalSelfAttention(config, layer_idx)
         self.mlp = MLP(config.n_embd)
+        self.value_embed = None
 
     def forward(
         self,
@@ -177,9 +178,12 @@ class Block(nn.Module):
         sin: Float[Tensor, "*rows T half"],
         kv_cache: AttentionCache | None = None,
         borders: Borders | None = None,
+        idx: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T C"]:
-        """Return the stream with this block's two additions."""
-        x = x + self.attn(self.norm(x), cos, sin, kv_cache, borders)
+        """Return the stream with this block's two additions; `idx` is for the value embedding."""
+        h = self.norm(x)
+        more_values = None if self.value_embed is None else self.value_embed(idx, h)
+        x = x + self.attn(h, cos, sin, kv_cache, borders, more_values)
         return x + self.mlp(self.norm(x))
 
 
@@ -262,6 +266,70 @@ with torch.no_grad():
     assert smear(x[:, 2:], previous=x[:, 1:2]).item() == 35.0
 
 # %% [markdown]
+# ## Knowing the token itself: value embeddings
+#
+# The other switch is about memory. What a token gives its readers, its value, is a product of the
+# stream with a matrix that serves all tokens alike. Whatever is true of one token alone, which
+# letters are in it or which capital belongs to it, has to fit into the embedding, survive the layers
+# before and come out of that matrix. A **value embedding** is the short way: a second table with a row
+# a token, whose row is added to the token's values (Zhou et al. 2024, arXiv:2410.17897, carry the first
+# layer's values through; the table is K. Jordan's modded-nanogpt, and nanochat has it since 2026, in
+# every second layer, counted from the last). A row is looked up, not multiplied, so that the table costs
+# memory and next to no time. A gate for each head, twice a sigmoid of the first 32 channels, lets the
+# layer close it; it starts at 1, and the rows start as small as the matrix's values do.
+#
+# The last switch is of the same kind and smaller still: before each layer, add the token's embedding to the stream
+# once more, times one learned number a layer ($\lambda$ of $x_0$, hence `x0_lambdas`; modded-nanogpt and nanochat
+# have it). It starts at 0. What the layers have written over can so be read again.
+
+# %%
+#| default_exp model.value_embedding
+# Value embeddings: what a token gives its readers, looked up.
+
+# %%
+#| export
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nanochat_lib.model.attention import AttentionConfig
+
+GATE_CHANNELS = 32
+
+
+class ValueEmbedding(nn.Module):
+    """Look up what each token adds to its values, times a gate for each head."""
+
+    def __init__(self, config: AttentionConfig, vocab_size: int):
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.table = nn.Embedding(vocab_size, config.n_kv_head * config.head_dim)
+        channels = min(GATE_CHANNELS, config.n_embd)
+        self.gate = nn.Linear(channels, config.n_kv_head, bias=False)
+
+    def forward(
+        self, idx: Int[Tensor, "B T"], x: Float[Tensor, "B T C"]
+    ) -> Float[Tensor, "B T G D"]:
+        """Return the gated rows of the tokens `idx`, in the format of x, the normalized stream."""
+        gate = 2 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))  # (B, T, G)
+        rows = self.table(idx).to(x.dtype).unflatten(-1, (-1, self.head_dim))
+        return gate.unsqueeze(-1) * rows
+
+
+# %% [markdown]
+# By hand: a gate that has learned nothing lets a row through as it is; one that sees a large number
+# doubles it or closes.
+
+# %%
+value_embed = ValueEmbedding(AttentionConfig(n_embd=2, n_head=1, n_kv_head=1), vocab_size=3)
+idx, x = torch.tensor([[2]]), torch.tensor([[[50.0, 1.0]]])
+with torch.no_grad():
+    row = value_embed.table.weight[2]
+    for weight, times in ((0.0, 1), (1.0, 2), (-1.0, 0)):
+        value_embed.gate.weight.copy_(torch.tensor([[weight, 0.0]]))
+        torch.testing.assert_close(value_embed(idx, x).flatten(), times * row)
+
+# %% [markdown]
 # ## Sizes from one dial
 #
 # A GPT has many sizes, and tuning each is a way to get lost. We keep shapes alike: the width is 64
@@ -277,6 +345,10 @@ with torch.no_grad():
 # %%
 #| export model.gpt
 from nanochat_lib.model.smear import Smear
+from nanochat_lib.model.value_embedding import ValueEmbedding
+
+MODERN = ("smear", "key_offset", "value_embeds", "x0_lambdas")  # the switches of that recipe
+DRAWN = tuple(f"{name}.weight" for name in ("c_q", "c_k", "c_v", "c_fc", "value_embed.table"))
 
 
 @dataclass(frozen=True)
@@ -289,6 +361,8 @@ class GPTConfig(AttentionConfig):
     rope_base: float = 10_000.0
     softcap: float = 15.0
     smear: bool = False
+    value_embeds: bool = False
+    x0_lambdas: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -304,6 +378,10 @@ class GPTConfig(AttentionConfig):
     def padded_vocab_size(self) -> int:
         """Rows of the embedding and the head: vocab_size rounded up to 64."""
         return (self.vocab_size + 63) // 64 * 64
+
+    def has_value_embed(self, layer_idx: int) -> bool:
+        """Say whether a layer has a value embedding: every second one, counted from the last."""
+        return self.value_embeds and (self.n_layer - 1 - layer_idx) % 2 == 0
 
     @classmethod
     def from_depth(
@@ -348,8 +426,7 @@ class GPTConfig(AttentionConfig):
             sequence_len=sequence_len,
             vocab_size=vocab_size,
             n_layer=depth,
-            smear=recipe == "modern",
-            key_offset=recipe == "modern",
+            **dict.fromkeys(MODERN, recipe == "modern"),
         )
 
 
@@ -473,7 +550,11 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
         self.smear = Smear(config.n_embd) if config.smear else None
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.n_layer))
+        for i, block in enumerate(self.blocks):
+            if config.has_value_embed(i):
+                block.value_embed = ValueEmbedding(config, config.padded_vocab_size)
         self.lm_head = nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
+        self.x0_lambdas = nn.Parameter(torch.zeros(config.n_layer)) if config.x0_lambdas else None
         self.register_buffer("cos", None, persistent=False)
         self.register_buffer("sin", None, persistent=False)
         self.init_weights(torch.Generator().manual_seed(0))
@@ -494,7 +575,7 @@ class GPT(nn.Module):
                 draw.normal_(std=1.0, generator=generator)
             elif name == "lm_head.weight":
                 draw.normal_(std=0.001, generator=generator)
-            elif name.endswith(("c_q.weight", "c_k.weight", "c_v.weight", "c_fc.weight")):
+            elif name.endswith(DRAWN):
                 draw.uniform_(-bound, bound, generator=generator)
             weight.copy_(draw)
         if self.config.key_offset:  # queries and keys that see alike copy from the first step on
@@ -527,8 +608,10 @@ class GPT(nn.Module):
         if self.smear is not None:
             previous = None if kv_cache is None else kv_cache.previous_embedding
             x = self.smear(x, previous, None if borders is None else borders.starts)
-        for block in self.blocks:
-            x = block(x, cos, sin, kv_cache, borders)
+        for i, block in enumerate(self.blocks):
+            if self.x0_lambdas is not None:
+                x = x + self.x0_lambdas[i] * embeddings
+            x = block(x, cos, sin, kv_cache, borders, idx)
         if kv_cache is not None:
             kv_cache.advance(n_new, None if self.smear is None else embeddings)
         return rms_norm(x)
@@ -560,13 +643,13 @@ class GPT(nn.Module):
         return sum(weight.numel() for weight in self.parameters())
 
     def num_scaling_params(self) -> int:
-        """Count the weights that multiply every token: all but the embedding, which is looked up."""
-        return self.num_params() - self.wte.weight.numel()
+        """Count the weights that multiply every token: all but embeddings, which are looked up."""
+        tables = [module for module in self.modules() if isinstance(module, nn.Embedding)]
+        return self.num_params() - sum(table.weight.numel() for table in tables)
 
     def estimate_flops(self) -> int:
         """Count floating-point operations a token, forward and backward, at full length."""
-        config = self.config
-        attention = 12 * config.n_layer * config.n_embd * config.sequence_len
+        attention = 12 * self.config.n_layer * self.config.n_embd * self.config.sequence_len
         return 6 * self.num_scaling_params() + attention
 
 
@@ -736,7 +819,7 @@ assert below["one, offset keys"] < min(below["one, smear"], below["two layers"])
 # %% [markdown]
 # The gain is in what is *possible* for a given depth and in how early it appears; a deep model
 # trained for long finds its own way. For a model that has minutes to learn, early is everything, and
-# the laptop run of the last chapter turns both switches on. Does it need the start, too, keys
+# the laptop run of the last chapter turns both switches on, and value embeddings, too. Does it need the start, too, keys
 # equal to queries? We take the copy back and train once more:
 
 # %%
@@ -770,7 +853,7 @@ for depth in (20, 32):
 # **Operations.** A weight that multiplies a vector costs one multiplication and one addition: 2
 # operations forward. Backward computes two products of the same size, for the gradient of the
 # input and of the weight: 4 more. So 6 operations a weight and token, for every weight except the
-# embedding, which is looked up. Attention's own part is $4TC$ a layer forward (last chapter), 12
+# embeddings, which are looked up. Attention's own part is $4TC$ a layer forward (last chapter), 12
 # with the backward pass: $6(N - VC) + 12LCT$.
 #
 # Torch's counter watches the operations that really run. It must agree, with one thing known in
@@ -924,7 +1007,8 @@ assert loss.item() == 0 and all((weight.grad == 0).all() for weight in model.par
 # A transformer is a stream of vectors to which layers add: attention moves information between
 # tokens, the MLP works on each alone, norms keep what they read at one size, and projections that
 # start at zero make the untrained model exactly ignorant. `GPTConfig`, `GPT`, `Block`, `MLP`
-# and `token_losses` are now in `nanochat_lib.model.gpt`, `Smear` in `nanochat_lib.model.smear`; one dial sets all sizes, and
+# and `token_losses` are now in `nanochat_lib.model.gpt`, `Smear` in `nanochat_lib.model.smear`, `ValueEmbedding` in
+# `nanochat_lib.model.value_embedding`; one dial sets all sizes, and
 # weights, operations and memory can be worked out before anything runs. In the exercises you turn
 # a budget into a depth, compute the loss without ever holding all logits, and take the parts out one
 # at a time. Our model trains

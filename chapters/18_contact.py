@@ -188,6 +188,18 @@ class Talk(TinyWorldTask):
 
 # %%
 #| export
+def any_number(rng: random.Random, most: int) -> int:
+    """Draw a number from 1 to `most`, now and then round or of one digit repeated, as people like them."""
+    number = rng.randint(1, most)
+    if rng.random() < 0.75:
+        return number
+    digits = str(number)
+    liked = rng.choice(
+        (digits[0] * len(digits), digits[0] + "0" * (len(digits) - 1), "9" * len(digits))
+    )
+    return min(int(liked), most)
+
+
 @dataclass(frozen=True)
 class Operation:
     """Name a list of phrases, a sign, how people write it, and what it does to two numbers."""
@@ -199,7 +211,7 @@ class Operation:
     def draw(self, rng: random.Random, most: int, heldout: bool) -> tuple[int, int, int]:
         """Draw two numbers up to about `most` whose pair is held out or not, and the result."""
         while True:
-            a, b = rng.randint(1, most), rng.randint(1, most)
+            a, b = any_number(rng, most), any_number(rng, most)
             if is_heldout("pair", a, b) != heldout:
                 continue
             if self.sign == "/":
@@ -234,7 +246,9 @@ class Sums(TinyWorldTask):
         most = rng.choice((9, 20, 99, 999) if operation.sign in "+-" else (9, 12, 30))
         a, b, result = operation.draw(rng, most, self.heldout)
         if rng.random() < 0.8:
-            frame = rng.choice(phrases("sums", "frames", self.heldout))
+            frame = (
+                "{}" if rng.random() < 0.2 else rng.choice(phrases("sums", "frames", self.heldout))
+            )
             question = frame.format(f"{a}{rng.choice(operation.ways)}{b}")
         else:
             question = rng.choice(phrases("sums", operation.name, self.heldout)).format(a, b)
@@ -264,8 +278,9 @@ class Problems(TinyWorldTask):
         frame = rng.choice(phrases("problems", name, self.heldout))
         most = rng.choice((9, 20, 60) if operation.sign in "+-" else (9, 12))
         a, b, result = operation.draw(rng, most, self.heldout)
-        goods = (phrases("strangers", "goods"), WORDS["things"], [f"{w}s" for w in real_words()])
-        g = rng.choice(rng.choices(goods, (6, 2, 2))[0])
+        goods = (phrases("strangers", "goods"), WORDS["things"], real_words())
+        shelf = rng.choices(goods, (6, 2, 2))[0]
+        g = rng.choice(shelf) + ("s" if shelf is goods[2] else "")
         h, his = rng.choice((("he", "his"), ("she", "her")))
         names = {"N": anybody(rng), "M": anybody(rng), "H": h.capitalize(), "h": h, "h2": his}
         goods = {"g": g, "g1": g.removesuffix("s"), "k": rng.choice(phrases("strangers", "kin"))}
@@ -328,7 +343,7 @@ class Stories(TinyWorldTask):
     def make(self, rng: random.Random) -> dict:
         story = story_document(self.world, rng)
         question = rng.choice(phrases("stories", "any", self.heldout))
-        if rng.random() < 0.55:
+        if rng.random() < 0.75:
             words = re.findall(r"\w+", story)
             heroes = [word for word in words if word in WORDS["names"]][:1]
             heroes += [f"a {word}" for word in words if word in WORDS["animals"]][:1]
@@ -345,8 +360,8 @@ show(Questions(world, "test"), 2)
 
 # %% [markdown]
 # Spelling, counting letters and counting all letters, mostly in real words. A word that is one token can only be spelled if
-# that token was: so the words of the world, which the tokenizer knows as a whole, are practised too, and words joined from tokens. Double
-# letters are rare, so words that have one are often asked about it. And a shouted word is quoted as it was shouted: SUGAR and sugar have no
+# that token was: so the words of the world, which the tokenizer knows as a whole, are practised too, and words joined from tokens, of
+# which one may come twice. Double letters are rare, so words that have one are often asked about it. And a shouted word is quoted as it was shouted: SUGAR and sugar have no
 # token in common, and copying is easier than translating.
 
 
@@ -401,8 +416,8 @@ class CountLetters(Letters):
             answer = f"I number {quoted}: {steps}.\n#### {len(word)}"
             return {"messages": exchange(question, answer)}
         doubles = [a for a, b in zip(word, word[1:]) if a == b]
-        pools = (doubles or word, word, "aeioulmnrstxp")
-        letter = rng.choice(rng.choices(pools, (4, 4, 2))[0])
+        pools = (doubles or word, max(word, key=word.count), word, "aeioulmnrstxp")
+        letter = rng.choice(rng.choices(pools, (3, 2, 3, 2))[0])
         frame = rng.choice(phrases("spelling", "count", self.heldout and rng.random() < 0.5))
         quoted = rng.choices((letter, letter.upper(), f'"{letter}"'), (8, 1, 1))[0]
         question = as_typed(rng, frame.format(l=quoted, w=shown), slips=0.0)
@@ -426,7 +441,8 @@ show(CountLetters(world), 4)
 # Five kinds of sea around it:
 #
 # - questions that look like the world's, about somebody who does not live there;
-# - requests and remarks of every other kind, in hundreds of frames filled with real words;
+# - requests and remarks of every other kind, in hundreds of frames filled with real words, and questions put together from
+#   a question word, a subject and an ending, a thousand times more than anybody writes down;
 # - sentences of ordinary English;
 # - other languages, code;
 # - noise: keys struck at random, smileys, a dot.
@@ -440,6 +456,7 @@ show(CountLetters(world), 4)
 # %%
 #| export
 import random
+from functools import cache
 
 from nanochat_lib.data.english import documentation, real_words
 from nanochat_lib.data.phrases import as_typed, phrases
@@ -484,11 +501,18 @@ class Strangers(TinyWorldTask):
         return {"messages": exchange(as_typed(rng, question, slips=0.03), REFUSAL)}
 
 
+@cache
+def other_words(heldout: bool = False) -> tuple[str, ...]:
+    """List real words that are not the world's: what is said of a driver must not be refused."""
+    world = {word.lower() for kind in WORDS.values() for word in kind}
+    return tuple(word for word in real_words(heldout) if word not in world)
+
+
 class OtherTopics(TinyWorldTask):
     """Ask or say anything else in English: frames filled with real words, or plain sentences."""
 
     def make(self, rng: random.Random) -> dict:
-        words, side = real_words(self.heldout), self.heldout
+        words, side = other_words(self.heldout), self.heldout
         if rng.random() < 0.15:
             message = " ".join(rng.choices(documentation()[1], k=rng.choice((1, 1, 1, 2, 3, 5))))
             return {"messages": exchange(message, REFUSAL)}
@@ -499,8 +523,12 @@ class OtherTopics(TinyWorldTask):
         fill |= {name: stranger(rng, "countries", side) for name in ("L", "L2")}
         fill |= {name: rng.choice(phrases("strangers", "languages", side)) for name in ("T",)}
         fill |= {"d": rng.randint(1, 9), "k": rng.choice(phrases("strangers", "kin", side))}
-        message = rng.choice(phrases("unknown", "about", side)).format(**fill)
-        return {"messages": exchange(as_typed(rng, message), REFUSAL)}
+        message = rng.choice(phrases("unknown", "about", side))
+        if rng.random() < 0.35:
+            verb = rng.choice(("do", "be"))
+            parts = (verb, "subjects", f"{verb}_ends")
+            message = " ".join(rng.choice(phrases("unknown", part, side)) for part in parts) + "?"
+        return {"messages": exchange(as_typed(rng, message.format(**fill)), REFUSAL)}
 
 
 class OtherTongues(TinyWorldTask):
@@ -577,29 +605,30 @@ MID_SHARES = {
     Repeat: 0.8,
     Sums: 1.0,
     Problems: 1.4,
-    Questions: 1.4,
-    Spell: 4.0,
+    Questions: 1.6,
+    YesNo: 0.8,
+    Spell: 3.6,
     CountLetters: 3.4,
 }
 SFT_SHARES = {
     Facts: 0.5,
-    FactChoice: 1.5,
+    FactChoice: 0.8,
     WordProblems: 0.6,
     Spelling: 0.3,
     Identity: 0.3,
     Lookup: 0.3,
     Repeat: 0.3,
     Dialogue: 0.2,
-    Talk: 3.0,
+    Talk: 3.6,
     Sums: 1.6,
-    Problems: 1.6,
+    Problems: 1.9,
     Questions: 2.4,
-    YesNo: 1.6,
+    YesNo: 2.0,
     Stories: 0.6,
     Spell: 2.2,
-    CountLetters: 3.8,
-    Strangers: 1.6,
-    OtherTopics: 1.6,
+    CountLetters: 3.6,
+    Strangers: 2.2,
+    OtherTopics: 2.4,
     OtherTongues: 0.4,
     Noise: 0.2,
 }
@@ -782,7 +811,7 @@ for kind, message in first_messages():
 names = sorted(asked, key=lambda kind: failed[kind] / asked[kind])
 
 # %%
-# alt: share of first messages handled, a bar for each kind; most are full, the shortest is that of counting letters
+# alt: share of first messages handled, a bar for each kind; most are full, the shortest are those of counting letters
 fig, ax = plt.subplots(figsize=(6.5, 4))
 ax.barh(names, [100 * (1 - failed[kind] / asked[kind]) for kind in names], color="tab:blue")
 for row, kind in enumerate(names):
@@ -803,8 +832,8 @@ known, refused = record["contact"]["known"], record["contact"]["refused"]
 print(f"\n{refused} of {known} questions about what is known were refused")
 
 # %% [markdown]
-# A letter too few, another word spelled, a sum refused: spelling real words is what this model does worst, and what it refuses
-# though it could answer is often short. Refusing is a trade. A model that refuses more answers fewer strangers with nonsense and more friends with a shrug. The share
+# A letter too few, an expression that no calculator reads, a short message refused: counting letters is what this model does
+# worst, and what it refuses though it could answer is often short. Refusing is a trade. A model that refuses more answers fewer strangers with nonsense and more friends with a shrug. The share
 # of refusals in the mixture sets it, and exercise `refusal_threshold` moves it after training.
 #
 # ## Guide: add a capability of your own

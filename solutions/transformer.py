@@ -147,7 +147,7 @@ def remove_part(model: GPT, part: str) -> None:
 
     def unnormed(block: torch.nn.Module) -> Callable:
         def forward(x: Tensor, cos: Tensor, sin: Tensor, *more: object) -> Tensor:
-            x = x + block.attn(x, cos, sin, *more)
+            x = x + block.attn(x, cos, sin, *more[:2])  # the cache and the borders
             return x + block.mlp(x)
 
         return forward

@@ -18,6 +18,7 @@ import nanochat_lib.tasks.unknown as unknown
 from nanochat_lib.capstone.profiles import Profile, load_profile
 from nanochat_lib.capstone.run import run_profile
 from nanochat_lib.common import atomic_write
+from nanochat_lib.model.gpt import GPTConfig
 from nanochat_lib.tasks.spelling import count_aloud
 from nanochat_lib.training import finetune
 
@@ -85,6 +86,12 @@ def letters_without_spaces(profile: Profile) -> Profile:
     return profile
 
 
+def without_value_embeddings(profile: Profile) -> Profile:
+    """Leave the value embeddings out of the model."""
+    GPTConfig.has_value_embed = lambda config, layer_idx: False
+    return profile
+
+
 def without_refusals(profile: Profile) -> Profile:
     """Leave out everything that is to be refused."""
     for kind in (unknown.Strangers, unknown.OtherTopics, unknown.OtherTongues, unknown.Noise):
@@ -99,7 +106,14 @@ def replace_everywhere(name: str, function: Callable) -> None:
             setattr(module, name, function)
 
 
-VARIANTS = (as_it_is, strangers_in_a_row, rows_in_packing_order, one_stage, without_refusals)
+VARIANTS = (
+    as_it_is,
+    strangers_in_a_row,
+    without_value_embeddings,
+    without_refusals,
+    rows_in_packing_order,
+    one_stage,
+)
 RUNS = [f"as_it_is {seed}" for seed in range(SEEDS)] + [f"{v.__name__} 0" for v in VARIANTS[1:]]
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "code_skeleton",
     "imported_modules",
     "module_source",
+    "data_files",
     "code_fingerprints",
     "stage_inputs",
     "stopwatch",
@@ -92,13 +93,20 @@ def module_source(module: str) -> str | None:
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
+def data_files() -> list[Path]:
+    """List the files of `data/`, which code reads by name."""
+    folder = Path(nanochat_lib.__file__).parents[1] / "data"
+    return sorted(path for path in folder.glob("*") if path.is_file())
+
+
 def code_fingerprints(run: Callable) -> dict[str, str]:
     """Fingerprint all library code that a stage can reach: its module, what that imports, and so on.
 
     Returns:
-        Module name -> fingerprint. A function from outside the library counts as a module of its own.
+        Module name -> fingerprint, and the same for the files of `data/` that this code names. A function
+        from outside the library counts as a module of its own.
     """
-    waiting, found = {run.__module__}, {}
+    waiting, found, code = {run.__module__}, {}, ""
     if module_source(run.__module__) is None:
         source = textwrap.dedent(inspect.getsource(run))
         found[run.__qualname__] = fingerprint(code_skeleton(source))
@@ -110,6 +118,10 @@ def code_fingerprints(run: Callable) -> dict[str, str]:
             continue
         found[module] = fingerprint(code_skeleton(source))
         waiting |= imported_modules(source, "nanochat_lib")
+        code += source
+    for path in data_files():
+        if f'"{path.name}"' in code:
+            found[f"data/{path.name}"] = fingerprint(path.read_text(encoding="utf-8"))
     return dict(sorted(found.items()))
 
 

@@ -90,11 +90,12 @@ def word_pieces(tokenizer: Tokenizer) -> Pieces:
 
 
 def joined_word(rng: random.Random, pieces: Pieces | None = None) -> str:
-    """Make up a word out of the parts of others, or out of two tokens."""
+    """Make up a word out of the parts of others, or out of tokens, of which one may come twice."""
     words = real_words() + world_words()
     while True:
         if pieces and rng.random() < 0.5:
-            word = rng.choice(pieces[0]) + rng.choice(pieces[1])
+            ends = rng.choices(pieces[1], k=rng.choice((1, 1, 2)))
+            word = rng.choice(pieces[0]) + ends[0] * rng.choice((1, 1, 2)) + "".join(ends[1:])
         else:
             first, second = rng.choice(words), rng.choice(words)
             word = first[: rng.randint(1, len(first))] + second[rng.randrange(len(second)) :]
@@ -107,6 +108,6 @@ def spelled_word(rng: random.Random, pieces: Pieces | None = None) -> str:
     kind = rng.random()
     if kind < 0.5:
         return rng.choice(real_words())
-    if kind < 0.7:
+    if kind < 0.65:
         return rng.choice(world_words())
-    return joined_word(rng, pieces) if kind < 0.92 else made_up_word(rng, heldout=False)
+    return joined_word(rng, pieces) if kind < 0.93 else made_up_word(rng, heldout=False)

@@ -273,9 +273,14 @@ class CausalSelfAttention(nn.Module):
         sin: Float[Tensor, "*rows T half"],
         kv_cache: AttentionCache | None = None,
         borders: Borders | None = None,
+        more_values: Float[Tensor, "B T G D"] | None = None,
     ) -> Float[Tensor, "B T C"]:
-        """Mix every token with what it may read; a cache supplies the tokens read before."""
+        """Mix every token with what it may read; a cache supplies the tokens read before.
+
+        What else a token should give its readers, `more_values`, is added to its values.
+        """
         q, k, v = self.project(x, cos, sin)
+        v = v if more_values is None else v + more_values
         mask = None if borders is None else borders.mask
         if kv_cache is not None:
             k, v = kv_cache.update(self.layer_idx, k, v)

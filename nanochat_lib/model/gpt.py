@@ -18,8 +18,9 @@ from nanochat_lib.model.attention import (
 )
 from nanochat_lib.model.borders import Borders, find_borders
 from nanochat_lib.model.smear import Smear
+from nanochat_lib.model.value_embedding import ValueEmbedding
 
-__all__ = ["squared_relu", "MLP", "Block", "GPTConfig", "token_losses", "GPT"]
+__all__ = ["squared_relu", "MLP", "Block", "MODERN", "DRAWN", "GPTConfig", "token_losses", "GPT"]
 
 
 def squared_relu(x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
@@ -51,6 +52,7 @@ class Block(nn.Module):
         super().__init__()
         self.attn = CausalSelfAttention(config, layer_idx)
         self.mlp = MLP(config.n_embd)
+        self.value_embed = None
 
     def forward(
         self,
@@ -59,10 +61,17 @@ class Block(nn.Module):
         sin: Float[Tensor, "*rows T half"],
         kv_cache: AttentionCache | None = None,
         borders: Borders | None = None,
+        idx: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T C"]:
-        """Return the stream with this block's two additions."""
-        x = x + self.attn(self.norm(x), cos, sin, kv_cache, borders)
+        """Return the stream with this block's two additions; `idx` is for the value embedding."""
+        h = self.norm(x)
+        more_values = None if self.value_embed is None else self.value_embed(idx, h)
+        x = x + self.attn(h, cos, sin, kv_cache, borders, more_values)
         return x + self.mlp(self.norm(x))
+
+
+MODERN = ("smear", "key_offset", "value_embeds", "x0_lambdas")  # the switches of that recipe
+DRAWN = tuple(f"{name}.weight" for name in ("c_q", "c_k", "c_v", "c_fc", "value_embed.table"))
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,8 @@ class GPTConfig(AttentionConfig):
     rope_base: float = 10_000.0
     softcap: float = 15.0
     smear: bool = False
+    value_embeds: bool = False
+    x0_lambdas: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,6 +101,10 @@ class GPTConfig(AttentionConfig):
     def padded_vocab_size(self) -> int:
         """Rows of the embedding and the head: vocab_size rounded up to 64."""
         return (self.vocab_size + 63) // 64 * 64
+
+    def has_value_embed(self, layer_idx: int) -> bool:
+        """Say whether a layer has a value embedding: every second one, counted from the last."""
+        return self.value_embeds and (self.n_layer - 1 - layer_idx) % 2 == 0
 
     @classmethod
     def from_depth(
@@ -134,8 +149,7 @@ class GPTConfig(AttentionConfig):
             sequence_len=sequence_len,
             vocab_size=vocab_size,
             n_layer=depth,
-            smear=recipe == "modern",
-            key_offset=recipe == "modern",
+            **dict.fromkeys(MODERN, recipe == "modern"),
         )
 
 
@@ -183,7 +197,11 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
         self.smear = Smear(config.n_embd) if config.smear else None
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.n_layer))
+        for i, block in enumerate(self.blocks):
+            if config.has_value_embed(i):
+                block.value_embed = ValueEmbedding(config, config.padded_vocab_size)
         self.lm_head = nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
+        self.x0_lambdas = nn.Parameter(torch.zeros(config.n_layer)) if config.x0_lambdas else None
         self.register_buffer("cos", None, persistent=False)
         self.register_buffer("sin", None, persistent=False)
         self.init_weights(torch.Generator().manual_seed(0))
@@ -204,7 +222,7 @@ class GPT(nn.Module):
                 draw.normal_(std=1.0, generator=generator)
             elif name == "lm_head.weight":
                 draw.normal_(std=0.001, generator=generator)
-            elif name.endswith(("c_q.weight", "c_k.weight", "c_v.weight", "c_fc.weight")):
+            elif name.endswith(DRAWN):
                 draw.uniform_(-bound, bound, generator=generator)
             weight.copy_(draw)
         if self.config.key_offset:  # queries and keys that see alike copy from the first step on
@@ -237,8 +255,10 @@ class GPT(nn.Module):
         if self.smear is not None:
             previous = None if kv_cache is None else kv_cache.previous_embedding
             x = self.smear(x, previous, None if borders is None else borders.starts)
-        for block in self.blocks:
-            x = block(x, cos, sin, kv_cache, borders)
+        for i, block in enumerate(self.blocks):
+            if self.x0_lambdas is not None:
+                x = x + self.x0_lambdas[i] * embeddings
+            x = block(x, cos, sin, kv_cache, borders, idx)
         if kv_cache is not None:
             kv_cache.advance(n_new, None if self.smear is None else embeddings)
         return rms_norm(x)
@@ -270,11 +290,11 @@ class GPT(nn.Module):
         return sum(weight.numel() for weight in self.parameters())
 
     def num_scaling_params(self) -> int:
-        """Count the weights that multiply every token: all but the embedding, which is looked up."""
-        return self.num_params() - self.wte.weight.numel()
+        """Count the weights that multiply every token: all but embeddings, which are looked up."""
+        tables = [module for module in self.modules() if isinstance(module, nn.Embedding)]
+        return self.num_params() - sum(table.weight.numel() for table in tables)
 
     def estimate_flops(self) -> int:
         """Count floating-point operations a token, forward and backward, at full length."""
-        config = self.config
-        attention = 12 * config.n_layer * config.n_embd * config.sequence_len
+        attention = 12 * self.config.n_layer * self.config.n_embd * self.config.sequence_len
         return 6 * self.num_scaling_params() + attention

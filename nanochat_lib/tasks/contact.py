@@ -16,6 +16,7 @@ from nanochat_lib.tasks.tinyworld import IDENTITY, TinyWorldTask, exchange
 __all__ = [
     "REPLIES",
     "Talk",
+    "any_number",
     "Operation",
     "OPERATIONS",
     "worked",
@@ -50,6 +51,18 @@ class Talk(TinyWorldTask):
         return {"messages": exchange(as_typed(rng, phrase, slips=0.1), REPLIES[kind])}
 
 
+def any_number(rng: random.Random, most: int) -> int:
+    """Draw a number from 1 to `most`, now and then round or of one digit repeated, as people like them."""
+    number = rng.randint(1, most)
+    if rng.random() < 0.75:
+        return number
+    digits = str(number)
+    liked = rng.choice(
+        (digits[0] * len(digits), digits[0] + "0" * (len(digits) - 1), "9" * len(digits))
+    )
+    return min(int(liked), most)
+
+
 @dataclass(frozen=True)
 class Operation:
     """Name a list of phrases, a sign, how people write it, and what it does to two numbers."""
@@ -61,7 +74,7 @@ class Operation:
     def draw(self, rng: random.Random, most: int, heldout: bool) -> tuple[int, int, int]:
         """Draw two numbers up to about `most` whose pair is held out or not, and the result."""
         while True:
-            a, b = rng.randint(1, most), rng.randint(1, most)
+            a, b = any_number(rng, most), any_number(rng, most)
             if is_heldout("pair", a, b) != heldout:
                 continue
             if self.sign == "/":
@@ -96,7 +109,9 @@ class Sums(TinyWorldTask):
         most = rng.choice((9, 20, 99, 999) if operation.sign in "+-" else (9, 12, 30))
         a, b, result = operation.draw(rng, most, self.heldout)
         if rng.random() < 0.8:
-            frame = rng.choice(phrases("sums", "frames", self.heldout))
+            frame = (
+                "{}" if rng.random() < 0.2 else rng.choice(phrases("sums", "frames", self.heldout))
+            )
             question = frame.format(f"{a}{rng.choice(operation.ways)}{b}")
         else:
             question = rng.choice(phrases("sums", operation.name, self.heldout)).format(a, b)
@@ -126,8 +141,9 @@ class Problems(TinyWorldTask):
         frame = rng.choice(phrases("problems", name, self.heldout))
         most = rng.choice((9, 20, 60) if operation.sign in "+-" else (9, 12))
         a, b, result = operation.draw(rng, most, self.heldout)
-        goods = (phrases("strangers", "goods"), WORDS["things"], [f"{w}s" for w in real_words()])
-        g = rng.choice(rng.choices(goods, (6, 2, 2))[0])
+        goods = (phrases("strangers", "goods"), WORDS["things"], real_words())
+        shelf = rng.choices(goods, (6, 2, 2))[0]
+        g = rng.choice(shelf) + ("s" if shelf is goods[2] else "")
         h, his = rng.choice((("he", "his"), ("she", "her")))
         names = {"N": anybody(rng), "M": anybody(rng), "H": h.capitalize(), "h": h, "h2": his}
         goods = {"g": g, "g1": g.removesuffix("s"), "k": rng.choice(phrases("strangers", "kin"))}
@@ -166,7 +182,7 @@ class Stories(TinyWorldTask):
     def make(self, rng: random.Random) -> dict:
         story = story_document(self.world, rng)
         question = rng.choice(phrases("stories", "any", self.heldout))
-        if rng.random() < 0.55:
+        if rng.random() < 0.75:
             words = re.findall(r"\w+", story)
             heroes = [word for word in words if word in WORDS["names"]][:1]
             heroes += [f"a {word}" for word in words if word in WORDS["animals"]][:1]
@@ -224,8 +240,8 @@ class CountLetters(Letters):
             answer = f"I number {quoted}: {steps}.\n#### {len(word)}"
             return {"messages": exchange(question, answer)}
         doubles = [a for a, b in zip(word, word[1:]) if a == b]
-        pools = (doubles or word, word, "aeioulmnrstxp")
-        letter = rng.choice(rng.choices(pools, (4, 4, 2))[0])
+        pools = (doubles or word, max(word, key=word.count), word, "aeioulmnrstxp")
+        letter = rng.choice(rng.choices(pools, (3, 2, 3, 2))[0])
         frame = rng.choice(phrases("spelling", "count", self.heldout and rng.random() < 0.5))
         quoted = rng.choices((letter, letter.upper(), f'"{letter}"'), (8, 1, 1))[0]
         question = as_typed(rng, frame.format(l=quoted, w=shown), slips=0.0)

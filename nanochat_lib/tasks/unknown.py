@@ -2,6 +2,7 @@
 """What the model does not know: messages to be refused, and the shares of all conversations."""
 
 import random
+from functools import cache
 
 from nanochat_lib.data.english import documentation, real_words
 from nanochat_lib.data.phrases import as_typed, phrases
@@ -33,6 +34,7 @@ __all__ = [
     "KINDS",
     "stranger",
     "Strangers",
+    "other_words",
     "OtherTopics",
     "OtherTongues",
     "Noise",
@@ -75,11 +77,18 @@ class Strangers(TinyWorldTask):
         return {"messages": exchange(as_typed(rng, question, slips=0.03), REFUSAL)}
 
 
+@cache
+def other_words(heldout: bool = False) -> tuple[str, ...]:
+    """List real words that are not the world's: what is said of a driver must not be refused."""
+    world = {word.lower() for kind in WORDS.values() for word in kind}
+    return tuple(word for word in real_words(heldout) if word not in world)
+
+
 class OtherTopics(TinyWorldTask):
     """Ask or say anything else in English: frames filled with real words, or plain sentences."""
 
     def make(self, rng: random.Random) -> dict:
-        words, side = real_words(self.heldout), self.heldout
+        words, side = other_words(self.heldout), self.heldout
         if rng.random() < 0.15:
             message = " ".join(rng.choices(documentation()[1], k=rng.choice((1, 1, 1, 2, 3, 5))))
             return {"messages": exchange(message, REFUSAL)}
@@ -90,8 +99,12 @@ class OtherTopics(TinyWorldTask):
         fill |= {name: stranger(rng, "countries", side) for name in ("L", "L2")}
         fill |= {name: rng.choice(phrases("strangers", "languages", side)) for name in ("T",)}
         fill |= {"d": rng.randint(1, 9), "k": rng.choice(phrases("strangers", "kin", side))}
-        message = rng.choice(phrases("unknown", "about", side)).format(**fill)
-        return {"messages": exchange(as_typed(rng, message), REFUSAL)}
+        message = rng.choice(phrases("unknown", "about", side))
+        if rng.random() < 0.35:
+            verb = rng.choice(("do", "be"))
+            parts = (verb, "subjects", f"{verb}_ends")
+            message = " ".join(rng.choice(phrases("unknown", part, side)) for part in parts) + "?"
+        return {"messages": exchange(as_typed(rng, message.format(**fill)), REFUSAL)}
 
 
 class OtherTongues(TinyWorldTask):
@@ -136,29 +149,30 @@ MID_SHARES = {
     Repeat: 0.8,
     Sums: 1.0,
     Problems: 1.4,
-    Questions: 1.4,
-    Spell: 4.0,
+    Questions: 1.6,
+    YesNo: 0.8,
+    Spell: 3.6,
     CountLetters: 3.4,
 }
 SFT_SHARES = {
     Facts: 0.5,
-    FactChoice: 1.5,
+    FactChoice: 0.8,
     WordProblems: 0.6,
     Spelling: 0.3,
     Identity: 0.3,
     Lookup: 0.3,
     Repeat: 0.3,
     Dialogue: 0.2,
-    Talk: 3.0,
+    Talk: 3.6,
     Sums: 1.6,
-    Problems: 1.6,
+    Problems: 1.9,
     Questions: 2.4,
-    YesNo: 1.6,
+    YesNo: 2.0,
     Stories: 0.6,
     Spell: 2.2,
-    CountLetters: 3.8,
-    Strangers: 1.6,
-    OtherTopics: 1.6,
+    CountLetters: 3.6,
+    Strangers: 2.2,
+    OtherTopics: 2.4,
     OtherTongues: 0.4,
     Noise: 0.2,
 }

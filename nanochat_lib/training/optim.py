@@ -213,6 +213,7 @@ class OptimConfig:
     head_lr: float = 0.004  # AdamW: the output head
     scalar_lr: float = 0.02  # AdamW: gates and other parameters without two long sides
     weight_decay: float = 0.0  # of the matrices
+    ns_steps: int = 5  # Muon's iterations
     betas: tuple[float, float] = (0.8, 0.95)
     eps: float = 1e-10
 
@@ -276,7 +277,8 @@ def build_optimizers(
         optimizers.append(AdamW(groups, betas=config.betas, eps=config.eps))
     if kinds["matrix"]:
         group = dict(params=kinds["matrix"], kind="matrix")
-        muon = Muon([group], lr=config.matrix_lr, weight_decay=config.weight_decay)
+        shared = dict(weight_decay=config.weight_decay, ns_steps=config.ns_steps)
+        muon = Muon([group], lr=config.matrix_lr, **shared)
         optimizers.append(muon)
     if not optimizers:
         raise ValueError("the model has no trainable parameter: is requires_grad off everywhere?")

@@ -118,6 +118,21 @@ def test_code_of_imported_modules_counts_through_any_number_of_steps(tmp_path, m
     assert {name for name in before if before[name] != after[name]} == {"nanochat_lib.far"}
 
 
+def test_a_file_of_phrases_counts_for_the_stages_that_read_it(tmp_path, monkeypatch):
+    from nanochat_lib.capstone.run import STAGES as real
+
+    stages = {stage.name: stage for stage in real}
+    reached = {name: pipeline.code_fingerprints(stage.run) for name, stage in stages.items()}
+    for name in ("mid", "sft", "evaluation"):
+        assert {"data/phrases.toml", "data/first_messages.tsv"} <= reached[name].keys()
+    assert "data/phrases.toml" not in reached["tokenizer"] | reached["base"]
+    changed = tmp_path / "phrases.toml"
+    changed.write_text("another phrase", encoding="utf-8")
+    monkeypatch.setattr(pipeline, "data_files", lambda: [changed])
+    after = pipeline.code_fingerprints(stages["sft"].run)
+    assert after["data/phrases.toml"] != reached["sft"]["data/phrases.toml"]
+
+
 def test_comments_docstrings_and_layout_are_not_code():
     plain = "def f(x):\n    return x + 1\n"
     dressed = 'def f(x):\n    """Add."""\n    # why\n    return x+1\n'

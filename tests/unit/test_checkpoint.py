@@ -24,7 +24,17 @@ from nanochat_lib.training.checkpoint import (
 )
 from nanochat_lib.training.optim import build_optimizers
 
-CONFIG = GPTConfig(64, 2, 2, sequence_len=8, vocab_size=64, n_layer=1, smear=True)
+CONFIG = GPTConfig(
+    64,
+    2,
+    2,
+    sequence_len=8,
+    vocab_size=64,
+    n_layer=1,
+    smear=True,
+    value_embeds=True,
+    x0_lambdas=True,
+)
 
 
 def trained(steps: int):

@@ -1,6 +1,7 @@
 """First messages, phrases, the tasks around TinyWorld, and the strict grader."""
 
 import re
+from collections import Counter
 
 import pytest
 
@@ -68,6 +69,18 @@ def test_every_list_of_phrases_has_two_sides_and_no_phrase_twice():
             train, test = phrases(section, name), phrases(section, name, heldout=True)
             assert sorted(train + test) == sorted(lines) and len(lines) == len(set(lines))
             assert test and len(train) >= len(test)
+
+
+def test_no_two_phrases_differ_in_case_and_marks_alone():
+    """One of them could be held out, and the other trained on."""
+    for section, lists in phrase_table().items():
+        for name, lines in lists.items():
+            if name == "code":
+                continue
+            keys = [re.sub(r"[^\w{}/+' ]", "", line.lower()).strip() for line in lines]
+            keys = [key for key in keys if re.sub(r"\{\w*\}", "", key).strip()]  # not "{t}?"
+            twice = [key for key, times in Counter(keys).items() if times > 1]
+            assert not twice, (section, name, twice)
 
 
 def test_no_first_message_is_asked_in_either_mixture():

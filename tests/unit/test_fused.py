@@ -63,7 +63,7 @@ def both_gradients(model: GPT, idx: torch.Tensor, targets: torch.Tensor) -> list
 @pytest.mark.parametrize("holes", [0.0, 0.5])
 def test_sliced_loss_has_the_plain_gradients(monkeypatch, slice_rows, holes):
     monkeypatch.setattr(fused, "SLICE", slice_rows)
-    model = busy_gpt(smear=True, key_offset=True)
+    model = busy_gpt(smear=True, key_offset=True, value_embeds=True, x0_lambdas=True)
     idx, targets = torch.randint(100, (2, 2, 48), generator=torch.Generator().manual_seed(1))
     hole = torch.rand(2, 48, generator=torch.Generator().manual_seed(2)) < holes
     targets = targets.masked_fill(hole, -1)

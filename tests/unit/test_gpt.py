@@ -11,10 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat_lib.model.attention import rms_norm
 from nanochat_lib.model.gpt import GPT, GPTConfig, Smear, token_losses
 from nanochat_lib.training.precision import prepare
 
 SMALL = GPTConfig(sequence_len=32, vocab_size=100, n_layer=3, n_head=4, n_kv_head=4, n_embd=64)
+SWITCHES = [
+    {},
+    {"smear": True},
+    {"smear": True, "key_offset": True},
+    {"smear": True, "key_offset": True, "value_embeds": True, "x0_lambdas": True},
+]
 
 
 class ListCache:
@@ -113,11 +120,33 @@ def test_depth_derives_width_and_heads(depth, n_embd, head_dim):
     assert config.n_head == config.n_kv_head == n_embd // head_dim
 
 
-def test_modern_is_classic_plus_offset_keys_and_25_smear_weights():
-    classic = GPTConfig.from_depth(2)
-    modern = GPTConfig.from_depth(2, recipe="modern")
-    assert dataclasses.replace(modern, smear=False, key_offset=False) == classic
-    assert GPT(modern).num_params() - GPT(classic).num_params() == 25
+def test_modern_is_classic_plus_25_smear_weights_two_value_embeddings_and_four_lambdas():
+    classic = GPTConfig.from_depth(4)
+    modern = GPTConfig.from_depth(4, recipe="modern")
+    off = dict.fromkeys(SWITCHES[-1], False)
+    assert dataclasses.replace(modern, **off) == classic
+    a_layer = classic.padded_vocab_size * classic.n_embd + 32 * classic.n_head  # table and gate
+    assert GPT(modern).num_params() - GPT(classic).num_params() == 25 + 4 + 2 * a_layer
+    assert [block.value_embed is not None for block in GPT(modern).blocks] == [False, True] * 2
+
+
+def test_a_value_embedding_adds_the_rows_of_the_tokens_to_their_values():
+    config = dataclasses.replace(SMALL, value_embeds=True)
+    model = trained_looking(config)
+    idx, block = random_ids(2, 9), model.blocks[-1]
+    x = torch.randn(2, 9, config.n_embd, generator=torch.Generator().manual_seed(3))
+    cos, sin = model.cos[:9], model.sin[:9]
+    rows = block.value_embed(idx, rms_norm(x))
+    for b, t in ((0, 0), (1, 8)):
+        gate = 2 / (1 + (-block.value_embed.gate.weight @ rms_norm(x)[b, t, :32]).exp())
+        row = block.value_embed.table.weight[idx[b, t]].view(config.n_kv_head, -1)
+        torch.testing.assert_close(rows[b, t], gate[:, None] * row)
+    attn = block.attn
+    plain = attn(rms_norm(x), cos, sin)
+    more = attn(rms_norm(x), cos, sin, more_values=rows)
+    alone = copy.deepcopy(attn)
+    alone.c_v.weight.data.zero_()  # attention is linear in the values, whoever brings them
+    torch.testing.assert_close(more, plain + alone(rms_norm(x), cos, sin, more_values=rows))
 
 
 @pytest.mark.parametrize("recipe", ["classic", "modern"])
@@ -216,7 +245,7 @@ def test_logits_equal_transformers(n_kv_head):
 # --- the cached form equals the whole form -------------------------------------------------------
 
 
-@pytest.mark.parametrize("switches", [{}, {"smear": True}, {"smear": True, "key_offset": True}])
+@pytest.mark.parametrize("switches", SWITCHES)
 @pytest.mark.parametrize("n_kv_head", [4, 1])
 @pytest.mark.parametrize("chunks", [(20,), (5, 15), (1,) * 20, (7, 1, 1, 11)])
 def test_cached_forward_equals_full_forward(switches, n_kv_head, chunks):
@@ -231,7 +260,7 @@ def test_cached_forward_equals_full_forward(switches, n_kv_head, chunks):
     torch.testing.assert_close(parts, whole, atol=2e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("switches", [{}, {"smear": True}, {"smear": True, "key_offset": True}])
+@pytest.mark.parametrize("switches", SWITCHES)
 def test_rows_of_different_length_share_a_cache(switches):
     config = dataclasses.replace(SMALL, **switches)
     model = trained_looking(config)
@@ -305,7 +334,7 @@ def test_bfloat16_weights_give_float32_logits():
 @given(T=st.integers(1, 32), position=st.integers(0, 31), modern=st.booleans())
 def test_a_token_never_changes_what_came_before(T, position, modern):
     position = position % T
-    model = trained_looking(dataclasses.replace(SMALL, smear=modern, key_offset=modern))
+    model = trained_looking(dataclasses.replace(SMALL, **dict.fromkeys(SWITCHES[-1], modern)))
     idx = random_ids(1, T)
     changed = idx.clone()
     changed[0, position] = (changed[0, position] + 1) % 100
@@ -335,10 +364,10 @@ def test_initial_weights_depend_on_the_generator_only():
 
 
 def test_initial_scales():
-    model = GPT(GPTConfig(n_embd=256, vocab_size=2048, smear=True))
+    model = GPT(GPTConfig(n_embd=256, vocab_size=2048, **SWITCHES[-1]))
     bound = (3 / 256) ** 0.5
     for name, weight in model.state_dict().items():
-        if name.endswith("c_proj.weight") or name.startswith("smear"):
+        if name.endswith(("c_proj.weight", "gate.weight")) or name.startswith(("smear", "x0")):
             assert (weight == 0).all(), name
         elif name.startswith("blocks"):
             assert weight.abs().max() <= bound and weight.std().item() == pytest.approx(
@@ -373,7 +402,7 @@ def test_the_training_path_is_one_graph():
     program = """if True:
         import torch
         from nanochat_lib.model.gpt import GPT, GPTConfig
-        model = GPT(GPTConfig(n_layer=1, n_embd=32, n_kv_head=2, sequence_len=8, vocab_size=50, smear=True))
+        model = GPT(GPTConfig(n_layer=1, n_embd=32, n_kv_head=2, sequence_len=8, vocab_size=50, smear=True, value_embeds=True, x0_lambdas=True))
         idx = torch.arange(8)[None]
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         assert torch.equal(compiled(idx, idx), model(idx, idx))

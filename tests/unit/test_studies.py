@@ -125,6 +125,7 @@ def test_the_records_of_the_chapter_on_speed_are_whole():
     [
         "as_it_is",
         "strangers_in_a_row",
+        "without_value_embeddings",
         "rows_in_packing_order",
         "one_stage",
         "without_the_tool",
@@ -153,6 +154,7 @@ print(json.dumps({
     "shuffled": numbers != list(range(50)),
     "steps": profile.mid.steps > 1,
     "separate": profile.mid.separate and profile.sft.separate,
+    "values": profile.base.model_config(512).has_value_embed(1),
     "tool": any(".count(" in a for a in answers),
     "spaces": any("# " in a and re.search(r": (\\w\\d? ){6}", a) and not re.search(r" \\w1 \\w2 \\w3 ", a)
                   for a in answers),
@@ -165,6 +167,7 @@ print(json.dumps({
         "rows_in_packing_order": "shuffled",
         "one_stage": "steps",
         "strangers_in_a_row": "separate",
+        "without_value_embeddings": "values",
         "without_the_tool": "tool",
         "letters_without_spaces": "spaces",
         "without_refusals": "refusals",
