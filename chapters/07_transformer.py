@@ -819,8 +819,8 @@ assert below["one, offset keys"] < min(below["one, smear"], below["two layers"])
 # %% [markdown]
 # The gain is in what is *possible* for a given depth and in how early it appears; a deep model
 # trained for long finds its own way. For a model that has minutes to learn, early is everything, and
-# the laptop run of the last chapter turns both switches on, and value embeddings, too. Does it need the start, too, keys
-# equal to queries? We take the copy back and train once more:
+# the laptop run of the last chapter turns both switches on, and the two of the section on the token itself. Do offset keys
+# need the start, too, keys equal to queries? We take the copy back and train once more:
 
 # %%
 unequal = GPT(dataclasses.replace(toy, key_offset=True))
@@ -893,7 +893,7 @@ for depth in (12, 20, 32):
 
 # %% [markdown]
 # **Where the weights are.** At small depth the vocabulary is most of the model. That is why our
-# laptop model uses 1,024 tokens and not 65,536.
+# laptop model uses less than a thousand tokens and not 65,536.
 
 # %%
 # alt: share of weights in embedding and head against depth; at 65,536 tokens it falls from 98% at depth 2 to 14% at depth 32, at 1,024 tokens it is small beyond depth 8.

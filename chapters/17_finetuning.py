@@ -499,13 +499,13 @@ from nanochat_lib.course.manifest import library_root
 record = json.loads((library_root() / "records/laptop/report.json").read_text(encoding="utf-8"))
 for text, bits in record["bits_per_byte"].items():
     print(f"{text:10} {bits['base']:.2f} bits per byte before, {bits['sft']:.2f} after")
-forgotten = {text: bits["sft"] - bits["base"] for text, bits in record["bits_per_byte"].items()}
-assert forgotten["tinyworld"] < forgotten["english"]
+for bits in record["bits_per_byte"].values():
+    assert 1.1 < bits["sft"] / bits["base"] < 1.2 and bits["sft"] < bits["bigram"]
 
 # %% [markdown]
-# Most of what is practised stays. English, a twentieth of that text and so one row in two hundred, loses more bits
-# of what was learned (it is still ahead of counting, the bar of chapter `baseline`).
-# The exercise measures the trade.
+# Both texts cost about a seventh more than before, and both are still far ahead of counting, the bar of chapter `baseline`;
+# even English, which is a twentieth of that text and so one row in two hundred. The facts of the world did not suffer:
+# the chats ask for them. The exercise measures the trade.
 
 
 # %%

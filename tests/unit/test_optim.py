@@ -136,8 +136,9 @@ def test_state_dict_resumes_to_the_bit(make):
 @pytest.mark.parametrize("smear", [False, True])
 def test_build_optimizers_covers_every_weight_once(smear):
     model = GPT(GPTConfig(64, 2, 2, sequence_len=16, vocab_size=70, n_layer=2, smear=smear))
-    optimizers = build_optimizers(model, OptimConfig(weight_decay=0.2))
+    optimizers = build_optimizers(model, OptimConfig(weight_decay=0.2, ns_steps=3))
     groups = {g["kind"]: g for o in optimizers for g in o.param_groups}
+    assert groups["matrix"]["ns_steps"] == 3
     held = [id(p) for g in groups.values() for p in g["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters())
     factor = (64 / 768) ** -0.5
