@@ -745,6 +745,7 @@ MARKERS = {
     "python_output": ("<|output_start|>", "<|output_end|>", 0),
     "slip": ("", "", 0),  # a mistake, to be read and not to be learned
 }
+CALL_FAILED = "error"  # the output of a call that cannot be worked out
 
 
 def check_content(content: object, role: str, where: str) -> None:
@@ -830,7 +831,8 @@ assert validate_conversation(waiting), "a prompt that waits for its answer is fi
 # Rendering turns a conversation into one row of ids with a **mask** beside it: 1 where the model shall
 # learn to produce the token, 0 where it only reads. The rule: learn what the assistant says, including
 # its calls and the token that ends its turn; never what the user says, and never the calculator's
-# output. A model that is trained to produce the output learns to make results up.
+# output. A model that is trained to produce the output learns to make results up. Nor a call whose
+# output is an error: it stands there for what is said after it.
 #
 # We render in two steps. First the conversation becomes a list of segments (text, is it special?,
 # mask), where every rule can be read off without any tokenizer. There is no token for a system
@@ -847,8 +849,10 @@ def content_segments(content: str | list[dict]) -> list[Segment]:
     """Turn a checked content into segments, each part between its markers."""
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     segments: list[Segment] = []
-    for part in parts:
+    for part, after in zip(parts, [*parts[1:], {}]):
         start, end, mask = MARKERS[part["type"]]
+        if after.get("type") == "python_output" and after["text"] == CALL_FAILED:
+            mask = 0  # such a call is not to be learned
         if start:
             segments.append((start, True, mask))
         segments.append((part["text"], False, mask))

@@ -922,7 +922,7 @@ print(
 # %% [markdown]
 # `calculate` puts a gate in front: the length, and only characters that a sum or a count can need.
 # So no name, no attribute but `count` and no backslash ever reach the parser. Whatever is not
-# arithmetic gives `None`, and the answer goes on without a result.
+# arithmetic gives `None`.
 
 
 # %%
@@ -983,6 +983,11 @@ for _ in range(300):
 # takes it, unless a tool has the word: then the waiting token goes in, and the model's choice is
 # thrown away. The mask tells the two apart; reinforcement learning needs that, since nobody should
 # be praised for what a tool said.
+#
+# The tool always answers: a call that is no arithmetic gets the output `error`, and one that has not
+# ended after 64 tokens is ended for the model, with the same output. Without it the model stands
+# where no training has ever stood, and may repeat a token until the context is full; with it, it can
+# be taught what to say next (chapter `contact`).
 
 # %%
 #| export inference.engine
@@ -990,7 +995,10 @@ from collections import deque
 from collections.abc import Iterator
 
 from nanochat_lib.model.gpt import GPT
+from nanochat_lib.tokenizer.conversation import CALL_FAILED
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
+
+MAX_CALL = 64  # tokens; the longest sum of GSM8K has 28 characters
 
 
 # %%
@@ -1038,32 +1046,36 @@ class Row:
         special = self.tokenizer.encode_special
         if token == special("<|python_start|>"):
             self._expression = []
-        elif token == special("<|python_end|>") and self._expression is not None:
-            result = calculate(self.tokenizer.decode(self._expression))
-            self._expression = None
-            if result is not None:
-                answer = self.tokenizer.encode(result)
-                self._forced.extend(
-                    [special("<|output_start|>"), *answer, special("<|output_end|>")]
-                )
         elif self._expression is not None:
+            ended, result = token == special("<|python_end|>"), None
+            if ended:
+                result = calculate(self.tokenizer.decode(self._expression))
             self._expression.append(token)
+            if ended or len(self._expression) > MAX_CALL:
+                self._expression = None
+                output = self.tokenizer.encode(result or CALL_FAILED)
+                answer = [special("<|output_start|>"), *output, special("<|output_end|>")]
+                self._forced.extend(answer if ended else [special("<|python_end|>"), *answer])
 
 
 # %% [markdown]
-# We play the model and write `3+4` into a tool call. After `<|python_end|>` we offer nothing but
-# `?`, and the row takes it only when the tool has finished.
+# We play the model and write `3+4` into a tool call, then `3 apples`. After `<|python_end|>` we offer
+# nothing but `?`, and the row takes it only when the tool has finished.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 special = tokenizer.encode_special
-call = [special("<|python_start|>"), *tokenizer.encode("3+4"), special("<|python_end|>")]
 stop, question_mark = special("<|assistant_end|>"), tokenizer.encode("?")[0]
-row = Row(tokenizer, budget=20)
-for token in [*call, question_mark, question_mark, question_mark, question_mark, stop]:
-    row.accept(token, frozenset({stop}))
-print(tokenizer.decode(row.tokens))
-print(row.mask, "ended" if row.finished else "goes on")
+for call in ("3+4", "3 apples"):
+    row = Row(tokenizer, budget=40)
+    ids = [special("<|python_start|>"), *tokenizer.encode(call), special("<|python_end|>")]
+    for token in [*ids, *[question_mark] * 20]:
+        row.accept(token, frozenset({stop}))
+        if token == question_mark and row.mask[-1]:
+            break
+    row.accept(stop, frozenset({stop}))
+    print(tokenizer.decode(row.tokens))
+    print(row.mask, "ended" if row.finished else "goes on")
 
 # %% [markdown]
 # ## The engine

@@ -269,13 +269,25 @@ def anybody(rng: random.Random) -> str:
     return "The " + rng.choice((*WORDS["jobs"], "boy", "girl", "man", "woman"))
 
 
+# The lists of what a problem is put together of: a scene, what happens, the question.
+STORYLINES = {
+    "add": ("scene", "more", "now"),
+    "subtract": ("scene", "less", "left"),
+    "multiply": ("groups", "each", "total"),
+    "share": ("heap", "among", "apiece"),
+}
+
+
 class Problems(TinyWorldTask):
-    """Ask a word problem in one of many frames, about anybody and anything."""
+    """Ask a word problem in one of many frames or put together, about anybody and anything."""
 
     def make(self, rng: random.Random) -> dict:
         operation = rng.choice(OPERATIONS)
         name = "share" if operation.sign == "/" else operation.name
         frame = rng.choice(phrases("problems", name, self.heldout))
+        if rng.random() < 0.4:
+            parts = [phrases("problems", part, self.heldout) for part in STORYLINES[name]]
+            frame = " ".join(rng.choice(part) for part in parts)
         most = rng.choice((9, 20, 60) if operation.sign in "+-" else (9, 12))
         a, b, result = operation.draw(rng, most, self.heldout)
         goods = (phrases("strangers", "goods"), WORDS["things"], real_words())
@@ -284,6 +296,8 @@ class Problems(TinyWorldTask):
         h, his = rng.choice((("he", "his"), ("she", "her")))
         names = {"N": anybody(rng), "M": anybody(rng), "H": h.capitalize(), "h": h, "h2": his}
         goods = {"g": g, "g1": g.removesuffix("s"), "k": rng.choice(phrases("strangers", "kin"))}
+        holders = rng.choice(phrases("problems", "holders"))
+        goods |= {"x": holders, "x1": re.sub("(?<=x)es$|s$", "", holders)}
         question = frame.format(a=a, b=b, c=a, **names, **goods)
         parts = worked(f"{a}{operation.sign}{b}", result, f"The answer is {result}.")
         return {"messages": exchange(as_typed(rng, question, slips=0.02), parts)}
@@ -361,7 +375,7 @@ show(Questions(world, "test"), 2)
 # %% [markdown]
 # Spelling, counting letters and counting all letters, mostly in real words. A word that is one token can only be spelled if
 # that token was: so the words of the world, which the tokenizer knows as a whole, are practised too, and words joined from tokens, of
-# which one may come twice. Double letters are rare, so words that have one are often asked about it. And a shouted word is quoted as it was shouted: SUGAR and sugar have no
+# which one may come twice or three times. Double letters are rare, so words that have one are often asked about it. And a shouted word is quoted as it was shouted: SUGAR and sugar have no
 # token in common, and copying is easier than translating.
 
 
@@ -438,14 +452,16 @@ show(CountLetters(world), 4)
 #
 # What would a model of this world do when it is asked for the capital of France? All answers that it has seen have the form "The
 # capital of X is Y", so it names some X and Y, in a confident tone. Refusal has to be taught, and the known is a small island.
-# Five kinds of sea around it:
+# Six kinds of sea around it:
 #
 # - questions that look like the world's, about somebody who does not live there;
 # - requests and remarks of every other kind, in hundreds of frames filled with real words, and questions put together from
 #   a question word, a subject and an ending, a thousand times more than anybody writes down;
 # - sentences of ordinary English;
 # - other languages, code;
-# - noise: keys struck at random, smileys, a dot.
+# - noise: keys struck at random, smileys, a dot;
+# - the model's own nonsense: in a call that cannot be worked out ("4 fields*6") the calculator answers `error` (chapter
+#   `inference`), and a model that has never seen this goes on anyhow, at times without an end.
 #
 # The answer is one sentence, always the same, so that it costs the model one decision, at its first token.
 
@@ -456,6 +472,7 @@ show(CountLetters(world), 4)
 # %%
 #| export
 import random
+import re
 from functools import cache
 
 from nanochat_lib.data.english import documentation, real_words
@@ -463,6 +480,7 @@ from nanochat_lib.data.phrases import as_typed, phrases
 from nanochat_lib.data.tinyworld import WORDS
 from nanochat_lib.data.words import any_word
 from nanochat_lib.tasks.tinyworld import TinyWorldTask, exchange
+from nanochat_lib.tokenizer.conversation import CALL_FAILED
 
 # %%
 #| export
@@ -545,6 +563,31 @@ class OtherTongues(TinyWorldTask):
         return {"messages": exchange(message, REFUSAL)}
 
 
+class FailedCalls(Problems):
+    """Give up after a call that cannot be worked out; the call itself is not learned."""
+
+    def make(self, rng: random.Random) -> dict:
+        question, answer = super().make(rng)["messages"]
+        words = [word for word in question["content"].split() if word.isalpha()]
+        good, word = answer["content"][0]["text"], rng.choice(words)
+        a, sign, b = re.split(r"(\D)", good)
+        bad = rng.choice(
+            (
+                f"{a} {word}{sign}{b}",
+                f"{a}{sign}{b} {word}",
+                f"{a} {word}",
+                f"{a}{sign}*{b}",
+                f"{a}{sign}",
+                f"{sign}{sign}",
+                f"{a * rng.randint(8, 40)}{sign}",
+                f"{good}{sign}{word}",
+            )
+        )
+        call = [{"type": "python", "text": bad}, {"type": "python_output", "text": CALL_FAILED}]
+        content = [*call, {"type": "text", "text": REFUSAL}]
+        return {"messages": exchange(question["content"], content)}
+
+
 class Noise(TinyWorldTask):
     """Strike keys at random."""
 
@@ -565,7 +608,7 @@ class Noise(TinyWorldTask):
 
 
 # %%
-for kind in (Strangers, OtherTopics, OtherTongues, Noise):
+for kind in (Strangers, OtherTopics, OtherTongues, Noise, FailedCalls):
     print(*[kind(world)[i]["messages"][0]["content"][:60] for i in range(3)], sep=" | ")
 
 # %% [markdown]
@@ -631,6 +674,7 @@ SFT_SHARES = {
     OtherTopics: 2.4,
     OtherTongues: 0.4,
     Noise: 0.2,
+    FailedCalls: 0.3,
 }
 
 

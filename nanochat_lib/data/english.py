@@ -90,12 +90,12 @@ def word_pieces(tokenizer: Tokenizer) -> Pieces:
 
 
 def joined_word(rng: random.Random, pieces: Pieces | None = None) -> str:
-    """Make up a word out of the parts of others, or out of tokens, of which one may come twice."""
+    """Make up a word out of the parts of others, or out of tokens, of which one may be repeated."""
     words = real_words() + world_words()
     while True:
         if pieces and rng.random() < 0.5:
-            ends = rng.choices(pieces[1], k=rng.choice((1, 1, 2)))
-            word = rng.choice(pieces[0]) + ends[0] * rng.choice((1, 1, 2)) + "".join(ends[1:])
+            start, ends = rng.choice(pieces[0]), rng.choices(pieces[1], k=rng.choice((1, 1, 2)))
+            word = start + ends[0] * rng.choice((1, 1, 1, 2, 2, 3)) + "".join(ends[1:])
         else:
             first, second = rng.choice(words), rng.choice(words)
             word = first[: rng.randint(1, len(first))] + second[rng.randrange(len(second)) :]

@@ -12,9 +12,10 @@ from torch import Tensor
 from nanochat_lib.inference.calculator import calculate
 from nanochat_lib.inference.kv_cache import KVCache
 from nanochat_lib.model.gpt import GPT
+from nanochat_lib.tokenizer.conversation import CALL_FAILED
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["sample", "Row", "Engine"]
+__all__ = ["sample", "MAX_CALL", "Row", "Engine"]
 
 
 def sample(
@@ -57,6 +58,9 @@ def sample(
     # Rounding may lift target to total: stop at the last token that has any probability.
     choice = torch.minimum((cumulative <= target).sum(-1), (cumulative < total).sum(-1))
     return choice if tokens is None else tokens.gather(1, choice[:, None])[:, 0]
+
+
+MAX_CALL = 64  # tokens; the longest sum of GSM8K has 28 characters
 
 
 class Row:
@@ -102,16 +106,16 @@ class Row:
         special = self.tokenizer.encode_special
         if token == special("<|python_start|>"):
             self._expression = []
-        elif token == special("<|python_end|>") and self._expression is not None:
-            result = calculate(self.tokenizer.decode(self._expression))
-            self._expression = None
-            if result is not None:
-                answer = self.tokenizer.encode(result)
-                self._forced.extend(
-                    [special("<|output_start|>"), *answer, special("<|output_end|>")]
-                )
         elif self._expression is not None:
+            ended, result = token == special("<|python_end|>"), None
+            if ended:
+                result = calculate(self.tokenizer.decode(self._expression))
             self._expression.append(token)
+            if ended or len(self._expression) > MAX_CALL:
+                self._expression = None
+                output = self.tokenizer.encode(result or CALL_FAILED)
+                answer = [special("<|output_start|>"), *output, special("<|output_end|>")]
+                self._forced.extend(answer if ended else [special("<|python_end|>"), *answer])
 
 
 class Engine:

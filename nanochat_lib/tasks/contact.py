@@ -22,6 +22,7 @@ __all__ = [
     "worked",
     "Sums",
     "anybody",
+    "STORYLINES",
     "Problems",
     "Questions",
     "YesNo",
@@ -132,13 +133,25 @@ def anybody(rng: random.Random) -> str:
     return "The " + rng.choice((*WORDS["jobs"], "boy", "girl", "man", "woman"))
 
 
+# The lists of what a problem is put together of: a scene, what happens, the question.
+STORYLINES = {
+    "add": ("scene", "more", "now"),
+    "subtract": ("scene", "less", "left"),
+    "multiply": ("groups", "each", "total"),
+    "share": ("heap", "among", "apiece"),
+}
+
+
 class Problems(TinyWorldTask):
-    """Ask a word problem in one of many frames, about anybody and anything."""
+    """Ask a word problem in one of many frames or put together, about anybody and anything."""
 
     def make(self, rng: random.Random) -> dict:
         operation = rng.choice(OPERATIONS)
         name = "share" if operation.sign == "/" else operation.name
         frame = rng.choice(phrases("problems", name, self.heldout))
+        if rng.random() < 0.4:
+            parts = [phrases("problems", part, self.heldout) for part in STORYLINES[name]]
+            frame = " ".join(rng.choice(part) for part in parts)
         most = rng.choice((9, 20, 60) if operation.sign in "+-" else (9, 12))
         a, b, result = operation.draw(rng, most, self.heldout)
         goods = (phrases("strangers", "goods"), WORDS["things"], real_words())
@@ -147,6 +160,8 @@ class Problems(TinyWorldTask):
         h, his = rng.choice((("he", "his"), ("she", "her")))
         names = {"N": anybody(rng), "M": anybody(rng), "H": h.capitalize(), "h": h, "h2": his}
         goods = {"g": g, "g1": g.removesuffix("s"), "k": rng.choice(phrases("strangers", "kin"))}
+        holders = rng.choice(phrases("problems", "holders"))
+        goods |= {"x": holders, "x1": re.sub("(?<=x)es$|s$", "", holders)}
         question = frame.format(a=a, b=b, c=a, **names, **goods)
         parts = worked(f"{a}{operation.sign}{b}", result, f"The answer is {result}.")
         return {"messages": exchange(as_typed(rng, question, slips=0.02), parts)}

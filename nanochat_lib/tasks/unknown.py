@@ -2,6 +2,7 @@
 """What the model does not know: messages to be refused, and the shares of all conversations."""
 
 import random
+import re
 from functools import cache
 
 from nanochat_lib.data.english import documentation, real_words
@@ -28,6 +29,7 @@ from nanochat_lib.tasks.tinyworld import (
     WordProblems,
     exchange,
 )
+from nanochat_lib.tokenizer.conversation import CALL_FAILED
 
 __all__ = [
     "REFUSAL",
@@ -37,6 +39,7 @@ __all__ = [
     "other_words",
     "OtherTopics",
     "OtherTongues",
+    "FailedCalls",
     "Noise",
     "MID_SHARES",
     "SFT_SHARES",
@@ -121,6 +124,31 @@ class OtherTongues(TinyWorldTask):
         return {"messages": exchange(message, REFUSAL)}
 
 
+class FailedCalls(Problems):
+    """Give up after a call that cannot be worked out; the call itself is not learned."""
+
+    def make(self, rng: random.Random) -> dict:
+        question, answer = super().make(rng)["messages"]
+        words = [word for word in question["content"].split() if word.isalpha()]
+        good, word = answer["content"][0]["text"], rng.choice(words)
+        a, sign, b = re.split(r"(\D)", good)
+        bad = rng.choice(
+            (
+                f"{a} {word}{sign}{b}",
+                f"{a}{sign}{b} {word}",
+                f"{a} {word}",
+                f"{a}{sign}*{b}",
+                f"{a}{sign}",
+                f"{sign}{sign}",
+                f"{a * rng.randint(8, 40)}{sign}",
+                f"{good}{sign}{word}",
+            )
+        )
+        call = [{"type": "python", "text": bad}, {"type": "python_output", "text": CALL_FAILED}]
+        content = [*call, {"type": "text", "text": REFUSAL}]
+        return {"messages": exchange(question["content"], content)}
+
+
 class Noise(TinyWorldTask):
     """Strike keys at random."""
 
@@ -175,4 +203,5 @@ SFT_SHARES = {
     OtherTopics: 2.4,
     OtherTongues: 0.4,
     Noise: 0.2,
+    FailedCalls: 0.3,
 }

@@ -3,6 +3,7 @@
 
 __all__ = [
     "MARKERS",
+    "CALL_FAILED",
     "check_content",
     "validate_conversation",
     "Segment",
@@ -17,6 +18,7 @@ MARKERS = {
     "python_output": ("<|output_start|>", "<|output_end|>", 0),
     "slip": ("", "", 0),  # a mistake, to be read and not to be learned
 }
+CALL_FAILED = "error"  # the output of a call that cannot be worked out
 
 
 def check_content(content: object, role: str, where: str) -> None:
@@ -88,8 +90,10 @@ def content_segments(content: str | list[dict]) -> list[Segment]:
     """Turn a checked content into segments, each part between its markers."""
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     segments: list[Segment] = []
-    for part in parts:
+    for part, after in zip(parts, [*parts[1:], {}]):
         start, end, mask = MARKERS[part["type"]]
+        if after.get("type") == "python_output" and after["text"] == CALL_FAILED:
+            mask = 0  # such a call is not to be learned
         if start:
             segments.append((start, True, mask))
         segments.append((part["text"], False, mask))

@@ -30,12 +30,13 @@ from nanochat_lib.tasks.unknown import (
     MID_SHARES,
     REFUSAL,
     SFT_SHARES,
+    FailedCalls,
     Noise,
     OtherTongues,
     OtherTopics,
     Strangers,
 )
-from nanochat_lib.tokenizer.conversation import validate_conversation
+from nanochat_lib.tokenizer.conversation import content_segments, validate_conversation
 
 WORLD = World(0)
 KNOWN = (Talk, Sums, Problems, Questions, YesNo, Stories, Spell, CountLetters)
@@ -50,6 +51,17 @@ def test_the_list_is_long_enough_and_has_no_message_twice():
     keys = [message for _, message in first_messages()]
     assert len(keys) == len(set(keys)) >= 200
     assert {kind.split()[0] for kind, _ in first_messages()} >= {"greet", "sum", "unknown", "count"}
+
+
+def test_problems_are_also_put_together_from_pieces():
+    questions = messages_of(Problems(WORLD, size=1_000))
+    assert not [q for q in questions if "{" in q or "  " in q]
+    whole = "".join(
+        "".join(phrases("problems", n)) for n in ("add", "subtract", "multiply", "share")
+    )
+    ends = [end for part in ("now", "left", "total", "apiece") for end in phrases("problems", part)]
+    ends = [end.lower().rstrip("?") for end in ends if "{" not in end and end not in whole]
+    assert sum(any(end in question.lower() for end in ends) for question in questions) > 50
 
 
 def test_a_broken_line_of_the_list_is_named(tmp_path, monkeypatch):
@@ -107,7 +119,7 @@ def test_words_of_the_list_are_spelled_nowhere_in_training():
         assert f"{word}: {word[0]}" not in spelled
 
 
-@pytest.mark.parametrize("kind", KNOWN + UNKNOWN)
+@pytest.mark.parametrize("kind", (*KNOWN, *UNKNOWN, FailedCalls))
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_conversations_are_valid_and_the_same_at_each_reading(kind, split):
     one, two = kind(WORLD, split, 40), kind(WORLD, split, 40)
@@ -125,6 +137,16 @@ def test_every_call_of_the_calculator_gives_what_the_answer_says(kind):
         texts = {part["type"]: part["text"] for part in parts}
         assert calculate(texts["python"]) == texts["python_output"]
         assert re.findall(r"-?\d+", content_text(parts))[-1] == texts["python_output"]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_failed_calls_fail_and_only_the_refusal_is_learned(split):
+    for conversation in FailedCalls(WORLD, split, 300):
+        content = conversation["messages"][1]["content"]
+        call, output, _ = content
+        assert calculate(call["text"]) is None, call["text"]
+        assert output == {"type": "python_output", "text": "error"}
+        assert [text for text, _, mask in content_segments(content) if mask] == [REFUSAL]
 
 
 def test_yes_and_no_come_after_the_fact_and_about_equally_often():

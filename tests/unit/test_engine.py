@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from nanochat_lib.inference.engine import Engine, Row, sample
+from nanochat_lib.inference.engine import MAX_CALL, Engine, Row, sample
 from nanochat_lib.model.gpt import GPT, GPTConfig
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
@@ -123,17 +123,35 @@ def test_tool_call_forces_the_result():
 
 
 @pytest.mark.parametrize("expression", ["3 * *", "a", ""])
-def test_refused_expression_forces_nothing(expression):
+def test_a_call_that_cannot_be_worked_out_gets_an_error(expression):
     row = Row(TOKENIZER, budget=50)
-    ids = [
-        SPECIAL("<|python_start|>"),
-        *TOKENIZER.encode(expression),
-        SPECIAL("<|python_end|>"),
-        65,
-    ]
-    for token in ids:
-        assert row.accept(token, frozenset({STOP})) == (token, 1)
-    assert row.tokens == ids
+    call = [SPECIAL("<|python_start|>"), *expression.encode(), SPECIAL("<|python_end|>")]
+    for token in [*call, *[ord("A")] * 8]:
+        row.accept(token, frozenset({STOP}))
+    written = f"<|python_start|>{expression}<|python_end|><|output_start|>error<|output_end|>A"
+    assert TOKENIZER.decode(row.tokens) == written
+    assert row.mask == [1] * len(call) + [0] * 7 + [1]
+
+
+def test_a_call_without_an_end_is_ended():
+    row = Row(TOKENIZER, budget=MAX_CALL + 20)
+    for token in [SPECIAL("<|python_start|>"), *[ord("1")] * (MAX_CALL + 19)]:
+        row.accept(token, frozenset({STOP}))
+    text = (
+        f"<|python_start|>{'1' * (MAX_CALL + 1)}<|python_end|><|output_start|>error<|output_end|>"
+    )
+    assert TOKENIZER.decode(row.tokens) == text + "1" * 10
+    assert row.mask == [1] * (MAX_CALL + 2) + [0] * 8 + [1] * 10
+
+
+def test_the_longest_call_is_worked_out():
+    row = Row(TOKENIZER, budget=MAX_CALL + 10)
+    expression = "1+" * (MAX_CALL // 2 - 1) + "11"
+    call = [SPECIAL("<|python_start|>"), *expression.encode(), SPECIAL("<|python_end|>")]
+    for token in [*call, *[ord("x")] * 4]:
+        row.accept(token, frozenset({STOP}))
+    assert len(expression) == MAX_CALL
+    assert TOKENIZER.decode(row.tokens).endswith("<|output_start|>42<|output_end|>")
 
 
 def test_an_end_without_a_start_and_a_second_start_are_harmless():

@@ -299,6 +299,15 @@ def test_completion_is_how_the_conversation_begins():
     assert len(talk["messages"]) == 4
 
 
+def test_a_call_that_fails_is_read_and_not_learned():
+    call = [{"type": "python", "text": "12*"}, {"type": "python_output", "text": "error"}]
+    said = [{"type": "text", "text": "he"}, *call, *TOOL_ANSWER]
+    segments = conversation_segments(conversation(user("a"), assistant(said)))
+    learned = [text for text, special, mask in segments if mask and not special]
+    assert learned == ["he", "I count: ", "12*12", "It is 144."]
+    assert [mask for text, _, mask in segments if text == "<|python_start|>"] == [0, 1]
+
+
 def test_empty_texts_are_allowed():
     segments = conversation_segments(conversation(user(""), assistant("")))
     assert [s for s in segments if not s[1]] == [("", False, 0), ("", False, 1)]
