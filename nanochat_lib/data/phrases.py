@@ -44,7 +44,7 @@ def as_typed(rng: random.Random, text: str, slips: float = 0.05) -> str:
     case = rng.random()
     if case < 0.45:
         text = text.lower()
-    elif case < 0.5:
+    elif case < 0.53:
         text = text.upper()
     end = rng.random()
     if text[-1:] in ".?!":
