@@ -58,7 +58,7 @@ from nanochat_lib.training.optim import OptimConfig, build_optimizers, newton_sc
 # %% [markdown]
 # ## A step on paper
 #
-# Before a clock, a pencil. A model of the laptop's shape has four layers and 128 channels, here with a vocabulary of
+# Before a clock, a pencil. A model a little wider than the laptop's has four layers and 128 channels, here with a vocabulary of
 # 1,024; a step reads four rows of 256 tokens. Each weight that multiplies costs 6 operations a token: a
 # product and a sum, once forward and twice backward. Attention's own part depends on the length.
 # And Muon's Newton-Schulz makes 15 products for each matrix, whatever the number of tokens.

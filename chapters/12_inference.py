@@ -453,7 +453,7 @@ assert math.isclose(*scores, rel_tol=1e-4), scores
 # ## Cost: bytes
 #
 # Every token leaves a key and a value in every layer: $2 \cdot L \cdot H_{kv} \cdot D$ numbers. For
-# our laptop model that is 2 x 4 x 128 numbers of 4 bytes: 4 KiB a token, 1 MiB for a full context
+# this model that is 2 x 4 x 128 numbers of 4 bytes: 4 KiB a token, 1 MiB for a full context
 # of 256. Grouped queries ($H_{kv} < H$) divide it.
 
 
@@ -985,7 +985,7 @@ for _ in range(300):
 # be praised for what a tool said.
 #
 # The tool always answers: a call that is no arithmetic gets the output `error`, and one that has not
-# ended after 64 tokens is ended for the model, with the same output. Without it the model stands
+# ended after 32 tokens is ended for the model, with the same output. Without it the model stands
 # where no training has ever stood, and may repeat a token until the context is full; with it, it can
 # be taught what to say next (chapter `contact`).
 
@@ -998,7 +998,7 @@ from nanochat_lib.model.gpt import GPT
 from nanochat_lib.tokenizer.conversation import CALL_FAILED
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
-MAX_CALL = 64  # tokens; the longest sum of GSM8K has 28 characters
+MAX_CALL = 32  # tokens; the longest sum of our sample of GSM8K has 28 characters
 
 
 # %%

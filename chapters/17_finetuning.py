@@ -499,13 +499,14 @@ from nanochat_lib.course.manifest import library_root
 record = json.loads((library_root() / "records/laptop/report.json").read_text(encoding="utf-8"))
 for text, bits in record["bits_per_byte"].items():
     print(f"{text:10} {bits['base']:.2f} bits per byte before, {bits['sft']:.2f} after")
-for bits in record["bits_per_byte"].values():
-    assert 1.1 < bits["sft"] / bits["base"] < 1.2 and bits["sft"] < bits["bigram"]
+ratios = {text: bits["sft"] / bits["base"] for text, bits in record["bits_per_byte"].items()}
+assert 1.05 < ratios["english"] < 1.2 < ratios["tinyworld"] < 1.5
+assert all(bits["sft"] < bits["bigram"] for bits in record["bits_per_byte"].values())
 
 # %% [markdown]
-# Both texts cost about a seventh more than before, and both are still far ahead of counting, the bar of chapter `baseline`;
-# even English, which is a twentieth of that text and so one row in two hundred. The facts of the world did not suffer:
-# the chats ask for them. The exercise measures the trade.
+# TinyWorld, which the base model had nearly by heart, costs a third more than before; English, a twentieth of that text and so one
+# row in two hundred, a tenth more. Both are still far ahead of counting, the bar of chapter `baseline`. The facts of the world
+# did not suffer: the chats ask for them. The exercise measures the trade.
 
 
 # %%

@@ -189,13 +189,13 @@ class Talk(TinyWorldTask):
 # %%
 #| export
 def any_number(rng: random.Random, most: int) -> int:
-    """Draw a number from 1 to `most`, now and then round or of one digit repeated, as people like them."""
+    """Draw a number from 1 to `most`, now and then round, of one digit or one repeated, as people like them."""
     number = rng.randint(1, most)
     if rng.random() < 0.75:
         return number
     digits = str(number)
     liked = rng.choice(
-        (digits[0] * len(digits), digits[0] + "0" * (len(digits) - 1), "9" * len(digits))
+        (digits[0] * len(digits), digits[0] + "0" * (len(digits) - 1), "9" * len(digits), digits[0])
     )
     return min(int(liked), most)
 
@@ -243,7 +243,7 @@ class Sums(TinyWorldTask):
 
     def make(self, rng: random.Random) -> dict:
         operation = rng.choice(OPERATIONS)
-        most = rng.choice((9, 20, 99, 999) if operation.sign in "+-" else (9, 12, 30))
+        most = rng.choice((9, 20, 99, 999, 9999) if operation.sign in "+-" else (9, 12, 30))
         a, b, result = operation.draw(rng, most, self.heldout)
         if rng.random() < 0.8:
             frame = (

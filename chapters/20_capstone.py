@@ -398,7 +398,7 @@ class EvaluationConfig:
 
     questions: int = 200
     baseline_questions: int = 50
-    max_tokens: int = 96
+    max_tokens: int = 112
     batch_size: int = 64
     batches: int = 16
     samples: int = 4

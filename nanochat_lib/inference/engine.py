@@ -60,7 +60,7 @@ def sample(
     return choice if tokens is None else tokens.gather(1, choice[:, None])[:, 0]
 
 
-MAX_CALL = 64  # tokens; the longest sum of GSM8K has 28 characters
+MAX_CALL = 32  # tokens; the longest sum of our sample of GSM8K has 28 characters
 
 
 class Row:
