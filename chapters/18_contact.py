@@ -855,7 +855,7 @@ for kind, message in first_messages():
 names = sorted(asked, key=lambda kind: failed[kind] / asked[kind])
 
 # %%
-# alt: share of first messages handled, a bar for each kind; most are full, the shortest are those of counting letters
+# alt: share of first messages handled, a bar for each kind; most are full, the shortest is that of spelling
 fig, ax = plt.subplots(figsize=(6.5, 4))
 ax.barh(names, [100 * (1 - failed[kind] / asked[kind]) for kind in names], color="tab:blue")
 for row, kind in enumerate(names):
@@ -876,8 +876,8 @@ known, refused = record["contact"]["known"], record["contact"]["refused"]
 print(f"\n{refused} of {known} questions about what is known were refused")
 
 # %% [markdown]
-# A letter too few, an expression that no calculator reads, a short message refused: counting letters is what this model does
-# worst, and what it refuses though it could answer is often short. Refusing is a trade. A model that refuses more answers fewer strangers with nonsense and more friends with a shrug. The share
+# A letter lost, a sum where something was given away, a short message refused: letters, and word problems in a wording of their
+# own, are what this model does worst. Refusing is a trade. A model that refuses more answers fewer strangers with nonsense and more friends with a shrug. The share
 # of refusals in the mixture sets it, and exercise `refusal_threshold` moves it after training.
 #
 # ## Guide: add a capability of your own
