@@ -94,8 +94,9 @@ def without_value_embeddings(profile: Profile) -> Profile:
 
 def without_refusals(profile: Profile) -> Profile:
     """Leave out everything that is to be refused."""
-    for kind in (unknown.Strangers, unknown.OtherTopics, unknown.OtherTongues, unknown.Noise):
-        del unknown.SFT_SHARES[kind]
+    refused = ("Strangers", "OtherTopics", "OtherTongues", "Noise", "FailedCalls")
+    for name in refused:
+        del unknown.SFT_SHARES[getattr(unknown, name)]
     return profile
 
 

@@ -158,7 +158,7 @@ print(json.dumps({
     "tool": any(".count(" in a for a in answers),
     "spaces": any("# " in a and re.search(r": (\\w\\d? ){6}", a) and not re.search(r" \\w1 \\w2 \\w3 ", a)
                   for a in answers),
-    "refusals": any(a.startswith("I do not know") for a in answers),
+    "refusals": any("I do not know" in a for a in answers),
     "graded": all(spelling.evaluate(c, content_text(c["messages"][1]["content"])) for c in spelling),
 }))
 """
