@@ -884,8 +884,8 @@ for name, width, tokens in (("laptop", 128, 1024), ("d20", 1280, 524_288)):
     )
 
 # %% [markdown]
-# So on a GPU node Muon is almost free, and on a laptop, whose profile takes 1,024 tokens a step, it
-# costs half as much again as the blocks. The same for time: the float32 matrices of a small model (four layers of width 128) hold 2.5 billion
+# So on a GPU node Muon is almost free, and on a laptop, at 1,024 tokens a step, it
+# costs half as much again as the blocks; its profile, narrower still, makes three iterations and not five. The same for time: the float32 matrices of a small model (four layers of width 128) hold 2.5 billion
 # operations of Newton-Schulz a step. We time them stacked and one by one, and compare with what
 # this machine manages in one large product.
 
