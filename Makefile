@@ -10,7 +10,7 @@ NOTEBOOKS = $(wildcard chapters/*.ipynb solutions/*.ipynb)
 CALM := GOMP_SPINCOUNT=10000
 ONE_THREAD := OMP_NUM_THREADS=1 MPLBACKEND=agg HF_HUB_OFFLINE=1
 
-.PHONY: help setup speedrun test lint check rust unit notebooks smoke bench-tokenizer bench-ideas bench-training study-speed study-quality study-tinyworld study-contact study-capabilities pictures lock clean
+.PHONY: help setup speedrun test lint check rust unit notebooks smoke bench-tokenizer bench-ideas bench-training study-speed study-quality study-tinyworld study-contact study-capabilities study-rl pictures lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | while IFS='|' read -r target text; \
@@ -72,6 +72,9 @@ study-contact: setup  ## run the laptop profile with five seeds, and without one
 
 study-capabilities: setup  ## fine-tune the laptop run in several ways: replay, letters, identity, LoRA (an hour)
 	@$(BIN)/python studies/capabilities.py
+
+study-rl: setup  ## reinforce the laptop run with six losses, and in ways that go wrong (twenty minutes)
+	@$(BIN)/python studies/reinforcement.py
 
 pictures: setup  ## draw the README's pictures again
 	@$(BIN)/python studies/pictures.py

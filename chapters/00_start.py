@@ -165,7 +165,7 @@ for chapter in parts[WORKSHOP]:
 #
 # Training takes about 6 floating-point operations for each parameter and each token: 2 forward (a
 # multiplication and an addition), and twice that backward. (The transformer chapter derives it, and
-# adds what attention costs.) Our laptop model has nearly a million parameters and reads 5.8
+# adds what attention costs.) Our laptop model has 0.69 million parameters and reads 8.6
 # million tokens.
 
 
@@ -176,7 +176,7 @@ def training_flops(n_parameters: float, n_tokens: float) -> float:
     return 6 * n_parameters * n_tokens
 
 
-laptop_flops = training_flops(0.92e6, 5.8e6)
+laptop_flops = training_flops(0.69e6, 8.6e6)
 node_flops = (
     3.49e9 * 20 * 561e6
 )  # the exact count of operations a token, from chapter "transformer"

@@ -93,7 +93,7 @@ for n_prompt, n_new in ((2, 4), (60, 60), (60, 190)):
 #
 # The trick rests on one property: keys and values of old tokens stay what they were when a new
 # token arrives. Causal attention gives us that, in every layer, because no token ever looks to its
-# right. We check it on a model of the laptop's size. A fresh GPT has zeros in every projection back
+# right. We check it on a model of about the laptop's size. A fresh GPT has zeros in every projection back
 # to the residual stream, so it would pass any check of attention, right or wrong; we shake all its
 # weights first.
 
@@ -618,8 +618,8 @@ cumulative = torch.tensor([0.2, 0.5, 0.3]).cumsum(0)
 assert (cumulative <= 0.6).sum() == 1
 
 # %%
-#| default_exp inference.engine
-# The engine: sampling, batched and streaming generation, the calculator as a tool.
+#| default_exp inference.sampling
+# Draw tokens from logits, and say how likely the draw was.
 
 # %%
 #| export
@@ -631,7 +631,7 @@ from torch import Tensor
 
 
 # %%
-#| export inference.engine
+#| export
 def sample(
     logits: Float[Tensor, "B V"],
     uniforms: Float[Tensor, " B"],
@@ -672,6 +672,35 @@ def sample(
     # Rounding may lift target to total: stop at the last token that has any probability.
     choice = torch.minimum((cumulative <= target).sum(-1), (cumulative < total).sum(-1))
     return choice if tokens is None else tokens.gather(1, choice[:, None])[:, 0]
+
+
+def sampled_logprobs(
+    logits: Float[Tensor, "B V"],
+    tokens: Int[Tensor, " B"],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+) -> Float[Tensor, " B"]:
+    """Return the log-probability with which `sample` draws these tokens, temperature and top-k included.
+
+    Example: logits [0, 0, -9] and token 1 -> about log(1/2); with top_k=1 and token 0 -> 0.
+
+    Args:
+        logits: scores, shape (B, V).
+        tokens: what was drawn, int64, shape (B,); each counts as one of the k, wherever it ranks.
+        temperature: as in `sample`; at 0 what is drawn is certain.
+        top_k: as in `sample`.
+
+    Returns:
+        Nats, at most 0, shape (B,), float32; gradients flow back to the logits.
+    """
+    if temperature == 0:
+        return logits.new_zeros(len(tokens))
+    logits = logits.float() / max(temperature, 1e-30)
+    drawn = logits.gather(1, tokens[:, None])[:, 0]
+    if top_k is not None and top_k < logits.shape[-1]:
+        kth = logits.detach().topk(top_k, dim=-1).values[:, -1]
+        logits = logits.masked_fill(logits < torch.minimum(kth, drawn.detach())[:, None], -math.inf)
+    return drawn - logits.logsumexp(-1)
 
 
 # %% [markdown]
@@ -990,10 +1019,21 @@ for _ in range(300):
 # be taught what to say next (chapter `contact`).
 
 # %%
-#| export inference.engine
+#| default_exp inference.engine
+# The engine: batched and streaming generation, the calculator as a tool.
+
+# %%
+#| export
 from collections import deque
 from collections.abc import Iterator
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nanochat_lib.inference.calculator import calculate
+from nanochat_lib.inference.kv_cache import KVCache
+from nanochat_lib.inference.sampling import sample, sampled_logprobs
 from nanochat_lib.model.gpt import GPT
 from nanochat_lib.tokenizer.conversation import CALL_FAILED
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
@@ -1011,17 +1051,21 @@ class Row:
         self.tokenizer, self.budget = tokenizer, budget
         self.tokens: list[int] = []
         self.mask: list[int] = []
+        self.logprobs: list[float] = []  # one a token, and one for the stop token if it came
         self.last = tokenizer.bos_id
-        self.finished = False
+        self.finished = self.stopped = False
         self._forced: deque[int] = deque()
         self._expression: list[int] | None = None  # the tokens since python_start
 
-    def accept(self, sampled: int, stop_tokens: frozenset[int]) -> tuple[int, int]:
+    def accept(
+        self, sampled: int, stop_tokens: frozenset[int], logprob: float = 0.0
+    ) -> tuple[int, int]:
         """Take the sampled token, unless the row has ended or a tool has the word.
 
         Args:
             sampled: what the model chose.
             stop_tokens: ids that end the answer; they are not kept in `tokens`.
+            logprob: of the choice, in nats; a forced token has 0.
 
         Returns:
             The row's token for this step, and 1 when the model chose it, 0 when it was forced. A
@@ -1031,8 +1075,9 @@ class Row:
             return self.last, 0
         mask = 0 if self._forced else 1
         self.last = self._forced.popleft() if self._forced else sampled
+        self.logprobs.append(logprob if mask else 0.0)
         if mask and self.last in stop_tokens:
-            self.finished = True
+            self.finished = self.stopped = True
             return self.last, 1
         self.tokens.append(self.last)
         self.mask.append(mask)
@@ -1154,12 +1199,25 @@ class Engine:
         Raises:
             ValueError: a prompt is empty or leaves no room in the context.
         """
+        rows = self.rollouts(prompts, max_tokens, temperature, top_k, seed, num_samples)
+        return [(row.tokens, row.mask) for row in rows]
+
+    def rollouts(
+        self,
+        prompts: list[list[int]],
+        max_tokens: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 42,
+        num_samples: int = 1,
+    ) -> list[Row]:
+        """Answer as `generate_batch`, and return each answer's whole row: log-probabilities, and how it ended."""
         if not prompts:
             return []
         rows = self._start_rows(prompts, num_samples, max_tokens)
         for _ in self._columns(prompts, rows, temperature, top_k, seed):
             pass
-        return [(row.tokens, row.mask) for row in rows]
+        return rows
 
     def _start_rows(
         self, prompts: list[list[int]], num_samples: int, max_tokens: int | None
@@ -1221,10 +1279,13 @@ class Engine:
         while True:
             # A number for every row, ended or not: no row's luck depends on its neighbours.
             uniforms = torch.rand(len(rows), generator=generator)[held]
-            sampled = dict(zip(held, sample(logits, uniforms, temperature, top_k).tolist()))
-            column = [
-                row.accept(sampled.get(i, row.last), self.stop_tokens) for i, row in enumerate(rows)
-            ]
+            drawn = sample(logits, uniforms, temperature, top_k)
+            odds = sampled_logprobs(logits, drawn, temperature, top_k)
+            sampled = dict(zip(held, zip(drawn.tolist(), odds.tolist())))
+            column = []
+            for i, row in enumerate(rows):
+                token, logprob = sampled.get(i, (row.last, 0.0))
+                column.append(row.accept(token, self.stop_tokens, logprob))
             yield [token for token, _ in column], [mask for _, mask in column]
             active = [i for i in held if not rows[i].finished]
             if not active:

@@ -120,11 +120,14 @@ class Task(ABC):
     """A data set of conversations together with the grader of an answer.
 
     A subclass gives `__len__`, `__getitem__` and, if its answers can be graded, `evaluate`.
-    `floor` is the accuracy of guessing (None where guessing gets nothing). Where `must_end` is true,
+    `title` says what it asks, `floor` is the accuracy of guessing (None where guessing gets nothing), and
+    `floor_name` says what guessing means. Where `must_end` is true,
     an answer that was cut off counts as wrong.
     """
 
+    title = ""
     floor: float | None = None
+    floor_name = "chance"
     must_end = False
 
     def __init__(self, split: str = "train"):
@@ -199,7 +202,8 @@ class TaskSlice(Task):
 
     def __init__(self, task: Task, start: int = 0, stop: int | None = None, step: int = 1):
         super().__init__(task.split)
-        self.task, self.floor = task, task.floor
+        self.task, self.title, self.must_end = task, task.title, task.must_end
+        self.floor, self.floor_name = task.floor, task.floor_name
         self.rows = range(len(task))[start:stop:step]
 
     def __len__(self) -> int:

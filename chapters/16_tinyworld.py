@@ -884,8 +884,6 @@ class TinyWorldTask(Task):
         ValueError: an unknown split, or a size below 1.
     """
 
-    title = ""
-    floor_name = "chance"
     avoid: frozenset[str] = frozenset()
     pieces: Pieces | None = None
 

@@ -50,10 +50,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from nanochat_lib.common import base_dir, pick_device, run_dir
 from nanochat_lib.inference.engine import Engine
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
-from nanochat_lib.training.checkpoint import latest_checkpoint, load_model
 
 # %% [markdown]
 # ## Half a character
@@ -342,8 +340,8 @@ class ChatConfig:
     """answer this one message and stop"""
     run: str | None = None
     """name of the run; the newest one by default"""
-    stage: Literal["sft", "mid", "base"] = "sft"
-    """sft answers; mid has practised skills only; base only continues a text"""
+    stage: Literal["rl", "sft", "mid", "base"] | None = None
+    """rl by default, or sft if the run has no rl; mid has practised skills only; base continues a text"""
     temperature: float = 0.0
     """0 takes the likeliest token, as the report's scores do; 1 draws with the model's own odds"""
     top_k: int | None = 50
@@ -357,31 +355,53 @@ class ChatConfig:
 
 
 # %%
+#| default_exp serving.runs
+# Find a trained run and load its model.
+
+
+# %%
 #| export
-def find_run(name: str | None, stage: str) -> Path:
+from pathlib import Path
+
+from nanochat_lib.common import base_dir, pick_device, run_dir
+from nanochat_lib.inference.engine import Engine
+from nanochat_lib.tokenizer.tokenizer import Tokenizer
+from nanochat_lib.training.checkpoint import latest_checkpoint, load_model
+
+
+# %%
+#| export
+def last_stage(folder: Path) -> str:
+    """Name the stage of a run that answers: "rl" if it has a checkpoint, else "sft"."""
+    return "sft" if latest_checkpoint(folder / "rl") is None else "rl"
+
+
+def find_run(name: str | None, stage: str | None = None) -> Path:
     """Find the folder of a run that has a tokenizer and a checkpoint of the stage.
 
     Args:
         name: the run's, or None for the one with the newest checkpoint.
-        stage: "sft", "mid" or "base".
+        stage: "rl", "sft", "mid" or "base"; None takes a run's last one.
 
     Raises:
         ValueError: there is none; the message lists what there is.
     """
     found = {}
     for tokenizer in base_dir().glob("*/tokenizer/tokenizer.json"):
-        checkpoint = latest_checkpoint(tokenizer.parents[1] / stage)
+        folder = tokenizer.parents[1]
+        checkpoint = latest_checkpoint(folder / (stage or last_stage(folder)))
         if checkpoint is not None:
-            found[tokenizer.parents[1].name] = checkpoint.stat().st_mtime
+            found[folder.name] = checkpoint.stat().st_mtime
+    kind = stage or "chat"
     if not found:
         raise ValueError(
-            f"no run under {base_dir()} has a {stage} model yet: train one with `make speedrun`"
+            f"no run under {base_dir()} has a {kind} model yet: train one with `make speedrun`"
         )
     name = max(found, key=found.__getitem__) if name is None else name
     folder = run_dir(name)
     if name not in found:
         there = ", ".join(sorted(found))
-        raise ValueError(f"no run {name!r} with a {stage} model: there is {there}")
+        raise ValueError(f"no run {name!r} with a {kind} model: there is {there}")
     return folder
 
 
@@ -395,7 +415,7 @@ def load_engine(folder: Path, stage: str, device: str = "auto") -> Engine:
 
 
 # %%
-assert find_run(None, "sft") == run
+assert find_run(None) == find_run(None, "sft") == run
 for name, stage in ((None, "base"), ("large", "sft")):
     try:
         find_run(name, stage)
@@ -410,7 +430,12 @@ for name, stage in ((None, "base"), ("large", "sft")):
 
 
 # %%
-#| export
+#| export serving.cli
+from nanochat_lib.serving.runs import find_run, last_stage, load_engine
+
+
+# %%
+#| export serving.cli
 def say(
     engine: Engine, prompt: list[int], config: ChatConfig, seed: int, write: Callable[[str], object]
 ) -> list[int]:
@@ -466,13 +491,13 @@ assert "".join(pieces) == f"Hello {hand}\n", "".join(pieces)
 # and `write` are arguments, so that a test, or this chapter, can sit at the keyboard.
 
 # %%
-#| export
+#| export serving.cli
 HELP = "/clear forgets the conversation, /help shows this, /quit leaves, Ctrl-C stops a reply\n"
 write_now = partial(print, end="", flush=True)  # at once, without a line break
 
 
 # %%
-#| export
+#| export serving.cli
 def answer(
     engine: Engine,
     conversation: Conversation,
@@ -497,7 +522,7 @@ def answer(
 
 
 # %%
-#| export
+#| export serving.cli
 def chat(
     config: ChatConfig,
     read: Callable[[str], str] = input,
@@ -517,13 +542,14 @@ def chat(
         ValueError: there is no such model, a setting is impossible, or the one prompt is too long.
     """
     folder = find_run(config.run, config.stage)
-    engine = load_engine(folder, config.stage, config.device)
+    stage = config.stage or last_stage(folder)
+    engine = load_engine(folder, stage, config.device)
     context = engine.model.config.sequence_len
     conversation = Conversation(engine.tokenizer, context, config.max_tokens)
     if config.prompt is not None:
         answer(engine, conversation, config.prompt, config, write)
         return 0
-    write(f"{folder.name}, {config.stage}. {HELP}")
+    write(f"{folder.name}, {stage}. {HELP}")
     while True:
         try:
             text = read("you: ").strip()

@@ -42,14 +42,14 @@ scratch = tempfile.TemporaryDirectory()
 # %% [markdown]
 # ## The stages of nanochat
 #
-# Five stages make a chat model. Each is a module of its own, with its settings beside it, and
+# Six stages make a chat model. Each is a module of its own, with its settings beside it, and
 # that is no question of taste: a stage's fingerprint covers its module and all that it imports.
 # If data and training shared a file, an edit to the training would regenerate the data, which
 # would rebuild the tokenizer, which would...
 #
 # ```text
-# data ──> tokenizer ──> base ──> mid ──> sft ──> evaluation ──> report
-#   └──────────┴───────────┴────────┴───────┴──────────┘   each may read all folders before it
+# data ──> tokenizer ──> base ──> mid ──> sft ──> rl ──> evaluation ──> report
+#   └──────────┴───────────┴────────┴───────┴──────┴─────────┘   each may read all folders before it
 # ```
 #
 # ### Data
@@ -353,16 +353,81 @@ def train_sft(
 
 
 # %% [markdown]
+# ### Reinforcement learning
+#
+# What fine-tuning left half learned on purpose, problems of two steps, is practised for a reward
+# (chapter `rl`). Beside each update goes a batch of the fine-tuning conversations.
+
+# %%
+#| default_exp capstone.stage_rl
+# Stage 6: reinforcement learning on what can be checked.
+
+# %%
+#| export
+from nanochat_lib.capstone.stage_chat import ChatDataConfig, stage_conversations
+from nanochat_lib.data.english import first_messages
+from nanochat_lib.evaluation.chat import evaluate_task
+from nanochat_lib.inference.engine import Engine
+from nanochat_lib.model.gpt import GPT
+from nanochat_lib.tasks.steps import TwoSteps, two_step_tests
+from nanochat_lib.tasks.tinyworld import message_key
+from nanochat_lib.training.finetune import ConversationLoader
+from nanochat_lib.training.rl import train_rl
+from nanochat_lib.training.rl_sampler import RLConfig
+
+QUESTIONS = 4_000  # to practise; the laptop profile asks half of them
+
+
+# %%
+#| export
+def practice(data: DataConfig, chat: ChatDataConfig) -> Task:
+    """Return the questions that are asked for a reward, none of them a first message."""
+    task = TwoSteps(World(data.world_seed), "train", QUESTIONS, seed=chat.seed + 1)
+    task.avoid = frozenset(message_key(message) for _, message in first_messages())
+    return task
+
+
+def reinforce(
+    folder: Path,
+    inputs: dict[str, Path],
+    data: DataConfig,
+    chat: ChatDataConfig,
+    sft: FinetuneConfig,
+    config: RLConfig,
+) -> dict:
+    """Practise two-step problems for a reward, and keep the checkpoint that does best on questions for that."""
+    tokenizer, text = Tokenizer.load(inputs["tokenizer"]), list_shards(inputs["data"] / "train")
+    conversations = stage_conversations("sft", data, dataclasses.replace(chat, seed=chat.seed + 1))
+    replay = ConversationLoader(
+        conversations,
+        tokenizer,
+        config.replay_rows,
+        sft.sequence_len,
+        text_shards=text,
+        text_fraction=sft.text_fraction,
+        chain=sft.chain,
+    )
+    choosing, _ = two_step_tests(World(data.world_seed), 0)
+
+    def evaluate(model: GPT) -> float:
+        """Answer the questions that choose, greedily."""
+        return evaluate_task(Engine(model, tokenizer), choosing, config.max_tokens)[0].accuracy
+
+    task, source = practice(data, chat), inputs["sft"]
+    return train_rl(config, task, tokenizer, source, folder, replay, evaluate)
+
+
+# %% [markdown]
 # ### Evaluation
 #
-# Four models answer the same held-out questions: the one we started from, and those of the three
+# Five models answer the same held-out questions: the one we started from, and those of the four
 # trainings. The first two look like a waste of time. They are the control group: if an
 # untrained network gets 25%, then 30% after training is no skill. The base model has never seen
 # the markers of a conversation, so it shows what fine-tuning adds.
 
 # %%
 #| default_exp capstone.stage_evaluation
-# Stage 6: measure the models against floors and against each other.
+# Stage 7: measure the models against floors and against each other.
 
 # %%
 #| export
@@ -378,6 +443,7 @@ from nanochat_lib.common import atomic_write
 from nanochat_lib.evaluation.bpb import BigramModel, bigram_counts, evaluate_bpb
 from nanochat_lib.evaluation.chat import evaluate_task
 from nanochat_lib.evaluation.contact import FirstContact
+from nanochat_lib.evaluation.samples import count_right, mean_with_interval, pass_at_k
 from nanochat_lib.inference.engine import Engine
 from nanochat_lib.model.gpt import GPT
 from nanochat_lib.tasks.base import Task, content_text
@@ -385,6 +451,7 @@ from nanochat_lib.data.synthetic import OPENINGS
 from nanochat_lib.tasks.contact import CountLetters
 from nanochat_lib.data.english import first_messages
 from nanochat_lib.tasks.contamination import contamination
+from nanochat_lib.tasks.steps import two_step_tests
 from nanochat_lib.tasks.tinyworld import heldout_tasks, message_key
 from nanochat_lib.training.checkpoint import load_model
 from nanochat_lib.training.loader import PackingLoader
@@ -398,6 +465,8 @@ class EvaluationConfig:
 
     questions: int = 200
     baseline_questions: int = 50
+    hard_questions: int = 1000
+    tries: int = 4
     max_tokens: int = 112
     batch_size: int = 64
     batches: int = 16
@@ -412,7 +481,7 @@ class EvaluationConfig:
 def load_models(inputs: dict[str, Path], tokenizer: Tokenizer) -> dict[str, GPT]:
     """Load the trained models, and build the one that training started from, on the CPU."""
     base, meta = load_model(inputs["base"], tokenizer)
-    chat = {stage: load_model(inputs[stage], tokenizer)[0] for stage in ("mid", "sft")}
+    chat = {stage: load_model(inputs[stage], tokenizer)[0] for stage in ("mid", "sft", "rl")}
     untrained = GPT(base.config)
     untrained.init_weights(torch.Generator().manual_seed(meta["pretrain"]["seed"]))
     return {"untrained": untrained, "base": base, **chat}
@@ -527,7 +596,7 @@ def describe_tasks(tasks: dict[str, Task]) -> dict[str, dict]:
 
 
 # %% [markdown]
-# The tests are TinyWorld's five, letters of real words, and the first messages. The last are often
+# The tests are TinyWorld's five, letters of real words, problems of two steps, and the first messages. The last are often
 # too short to be searched for in all texts ("hi"); they are leaks where a whole training question is
 # one of them.
 
@@ -537,8 +606,9 @@ def describe_tasks(tasks: dict[str, Task]) -> dict[str, dict]:
 def all_tests(world: World, size: int) -> dict[str, Task]:
     """Return every test by name, of at most `size` questions but for the first messages."""
     real = CountLetters(world, "test", size)
+    skills = {"real_words": real, "two_steps": two_step_tests(world, size)[1]}
     contact = {"first_contact": FirstContact(world), "third_turn": FirstContact(world, before=2)}
-    return heldout_tasks(world, size) | {"real_words": real} | contact
+    return heldout_tasks(world, size) | skills | contact
 
 
 def find_leaks(documents: Iterable[str], chats: list[Task], tasks: dict[str, Task]) -> list[str]:
@@ -558,6 +628,30 @@ def find_leaks(documents: Iterable[str], chats: list[Task], tasks: dict[str, Tas
     return found + [text for _, text in first_messages() if message_key(text) in asked]
 
 
+# %% [markdown]
+# What reinforcement changed gets more questions than the table has, and several tries at each: the share of right tries, and
+# the chance that one of $k$ is right.
+
+
+# %%
+#| export
+def score_hard(model: GPT, tokenizer: Tokenizer, world: World, config: EvaluationConfig) -> dict:
+    """Ask problems of two steps, none of which chose a checkpoint, greedily and in several tries each.
+
+    Returns:
+        "greedy" and "sampled" scores, and "pass_at": the chance of a right one in 1, 2, ... tries.
+    """
+    engine, tries = Engine(model, tokenizer), config.tries
+    _, task = two_step_tests(world, config.hard_questions)
+    greedy, _ = evaluate_task(engine, task, config.max_tokens, config.batch_size)
+    right = count_right(engine, task, tries, config.max_tokens, seed=config.seed)
+    chances = {
+        k: sum(pass_at_k(tries, c, k) for c in right) / len(right) for k in range(1, tries + 1)
+    }
+    sampled = mean_with_interval([c / tries for c in right])
+    return {"greedy": dataclasses.asdict(greedy), "sampled": sampled, "pass_at": chances}
+
+
 # %%
 #| export
 def evaluate_models(
@@ -575,6 +669,7 @@ def evaluate_models(
     models, tasks = load_models(inputs, tokenizer), all_tests(world, config.questions)
     stream = stream_documents(training_shards(inputs["data"]), loop=False)
     chats = [stage_conversations(stage, data, chat, tokenizer) for stage in ("mid", "sft")]
+    chats.append(practice(data, chat))
     pieces = {
         "bits_per_byte": partial(measure_bits, models, inputs, tokenizer, config),
         "samples": partial(story_samples, models["base"], tokenizer, config),
@@ -583,6 +678,8 @@ def evaluate_models(
     for model, task in product(models, tasks):
         piece = partial(score_task, models, model, tokenizer, tasks[task], config)
         pieces[f"{model}.{task}"] = piece
+    for model in ("sft", "rl"):
+        pieces[f"{model}.hard"] = partial(score_hard, models[model], tokenizer, world, config)
     for name in track(pieces, description="evaluation", disable=not Console().is_terminal):
         if not (folder / f"{name}.json").exists():
             atomic_write(folder / f"{name}.json", json.dumps(pieces[name](), indent=1))
@@ -605,6 +702,7 @@ import tomllib
 import typing
 from nanochat_lib.training.finetune import FinetuneConfig
 from nanochat_lib.training.pretrain import PretrainConfig
+from nanochat_lib.training.rl_sampler import RLConfig
 
 
 # %%
@@ -621,6 +719,7 @@ class Profile:
     chat: ChatDataConfig = ChatDataConfig()
     mid: FinetuneConfig = FinetuneConfig()
     sft: FinetuneConfig = FinetuneConfig()
+    rl: RLConfig = RLConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
@@ -739,7 +838,7 @@ def load_profile(name: str, manifest: Path | None = None) -> Profile:
 # Before an hour of computing comes a minute of arithmetic. Parameters follow from the sizes,
 # tokens from the settings, and the work from both: `estimate_flops` (chapter "transformer")
 # counts floating-point operations a token, forward and backward, so a training run costs that
-# many times its tokens. A model on the `meta` device has shapes but no weights, so we can plan a
+# many times its tokens. (Reinforcement is left out: how many tokens it takes is known afterwards.) A model on the `meta` device has shapes but no weights, so we can plan a
 # model that would never fit into this machine.
 
 
@@ -811,9 +910,18 @@ sequence_len = 192
 total_batch_tokens = 1536
 text_fraction = 0.15
 
+[profile.mine.rl]
+steps = 2
+questions = 4
+samples = 4
+max_tokens = 48
+sequence_len = 192
+replay_rows = 4
+
 [profile.mine.evaluation]
 questions = 20
 baseline_questions = 10
+hard_questions = 20
 max_tokens = 48
 batches = 2
 samples = 1
@@ -842,6 +950,10 @@ from nanochat_lib.training.checkpoint import FILES
 
 SHARDS = (f"*/shard_{5 * '[0-9]'}.parquet",)
 TRAINING = (*(f"step_{6 * '[0-9]'}/{name}" for name in FILES), "losses.json")
+REINFORCEMENT = (
+    *(f"{folder}step_{6 * '[0-9]'}/{name}" for folder in ("", "training/") for name in FILES),
+    "rl.json",
+)
 SCORES = tuple(f"{name}.json" for name in ("bits_per_byte", "samples", "contamination"))
 SCORES += tuple(f"{model}.*.json" for model in MODELS)
 STAGES = (
@@ -878,9 +990,17 @@ STAGES = (
         writes=TRAINING,
     ),
     Stage(
+        "rl",
+        reinforce,
+        needs=("data", "tokenizer", "sft"),
+        settings=("data", "chat", "sft", "rl"),
+        resumes=True,
+        writes=REINFORCEMENT,
+    ),
+    Stage(
         "evaluation",
         evaluate_models,
-        needs=("data", "tokenizer", "base", "mid", "sft"),
+        needs=("data", "tokenizer", "base", "mid", "sft", "rl"),
         settings=("data", "chat", "evaluation"),
         resumes=True,
         writes=SCORES,
@@ -1038,11 +1158,11 @@ assert weights[0] == weights[1], "resuming changed the weights: is a part of the
 print(markdown_table(task_rows(report)))
 
 # %%
-# alt: accuracy of four models on seven tasks as dots with 95% intervals, and the floor of each task as a short grey line
-figure, ax = plt.subplots(figsize=(6.5, 3), layout="constrained")
+# alt: accuracy of five models on nine tasks as dots with 95% intervals, and the floor of each task as a short grey line
+figure, ax = plt.subplots(figsize=(8, 3), layout="constrained")
 for i, model in enumerate(MODELS):
     rows = [row[model] for row in report["tasks"].values()]
-    places = [x + 0.2 * (i - 1.5) for x in range(len(rows))]
+    places = [x + 0.16 * (i - 2) for x in range(len(rows))]
     middle = [100 * row["accuracy"] for row in rows]
     below = [100 * (row["accuracy"] - row["low"]) for row in rows]
     above = [100 * (row["high"] - row["accuracy"]) for row in rows]
@@ -1056,7 +1176,7 @@ ax.hlines(
 )
 ax.set_xticks(range(len(floors)), [key.replace("_", "\n") for key in report["tasks"]])
 ax.set_ylabel("held-out questions right (%)")
-ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, frameon=False)
+ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=5, frameon=False)
 plt.show()
 
 # %% [markdown]
@@ -1189,7 +1309,7 @@ class RunArguments:
     profile: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PROFILE")]
     """name of a table [profile.NAME]"""
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """run this stage and all after it again: data, tokenizer, base, mid, sft, evaluation, report"""
+    """run this stage and all after it again: data, tokenizer, base, mid, sft, rl, evaluation, report"""
     resume: bool = True
     """--no-resume starts again from the first stage"""
     name: str | None = None
@@ -1216,11 +1336,13 @@ def print_report(report: dict, run_folder: Path) -> None:
     """Print the tables, where the report lies and how to talk to the model."""
     from rich.console import Console
 
-    from nanochat_lib.capstone.layout import bits_rows, stage_rows, task_rows, terminal_table
+    from nanochat_lib.capstone import layout
 
     console = Console()
-    for rows in (task_rows(report), bits_rows(report), stage_rows(report)):
-        console.print(terminal_table(rows))
+    tasks = layout.task_rows(report, layout.MODELS[1:])  # one more would not fit 80 columns
+    tables = (layout.hard_rows(report), layout.bits_rows(report), layout.stage_rows(report))
+    for rows in (tasks, *tables):
+        console.print(layout.terminal_table(rows))
     talk = shlex.join([".venv/bin/nanochat", "chat", "--run", run_folder.name])
     for line in (f"report: {run_folder / 'report.md'}", f"talk to it: {talk}"):
         console.print(line, soft_wrap=True, markup=False)  # a [v2] in a name is no mark-up

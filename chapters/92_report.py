@@ -13,7 +13,7 @@
 # a function of these records alone:
 #
 # ```python
-# write_report(run_folder)    # report.json, report.md, figures/loss.png
+# write_report(run_folder)    # report.json, report.md, figures/
 # ```
 #
 # You need the records of the pipeline chapter. On a laptop the chapter takes about 5 seconds.
@@ -33,7 +33,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 TRAININGS = ("base", "mid", "sft")
-MODELS = ("untrained", *TRAININGS)
+MODELS = ("untrained", *TRAININGS, "rl")
 
 # %% [markdown]
 # One layout for the terminal and for Markdown: a list of rows, the first of them the header.
@@ -56,14 +56,15 @@ print(percent({"accuracy": 0.3, "low": 0.108, "high": 0.603}))
 
 # %%
 #| export
-def task_rows(report: dict) -> list[list[str]]:
-    """Lay out the table of tasks: a header, then a row a task."""
+def task_rows(report: dict, models: tuple[str, ...] = MODELS) -> list[list[str]]:
+    """Lay out the table of tasks: a header with the fewest and most questions, then a row a task."""
     tasks = report["tasks"]
-    counts = {model: sorted({row[model]["n"] for row in tasks.values()}) for model in MODELS}
-    names = [f"{model}, n={'/'.join(map(str, counts[model]))}" for model in MODELS]
+    counts = {model: sorted(row[model]["n"] for row in tasks.values()) for model in models}
+    spans = {m: sorted({*n[:1], *n[-1:]}) for m, n in counts.items()}
+    names = [f"{model}, n={'-'.join(map(str, spans[model]))}" for model in models]
     rows = [["task", "floor", *names]]
     for key, row in tasks.items():
-        scores = [percent(row[model]) for model in MODELS]
+        scores = [percent(row[model]) for model in models]
         rows.append([key.replace("_", " "), f"{100 * row['chance']['accuracy']:.1f}%", *scores])
     return rows
 
@@ -84,6 +85,20 @@ def bits_rows(report: dict) -> list[list[str]]:
     columns = ["uniform", "bigram", *MODELS]
     header = ["bits per byte", *columns]
     return [header, *([text, *(f"{texts[text][c]:.3f}" for c in columns)] for text in texts)]
+
+
+def hard_rows(report: dict) -> list[list[str]]:
+    """Lay out what reinforcement changed: a header, then a row a way to answer."""
+    hard = report["hard"]
+    header = [
+        "problems of two steps",
+        *(f"{model}, n={row['greedy']['n']}" for model, row in hard.items()),
+    ]
+    rows = [[way, *(percent(row[way]) for row in hard.values())] for way in ("greedy", "sampled")]
+    for k in next(iter(hard.values()))["pass_at"]:
+        chances = [f"{100 * row['pass_at'][k]:.1f}%" for row in hard.values()]
+        rows.append([f"right in {k} {'try' if k == '1' else 'tries'}", *chances])
+    return [header, *rows]
 
 
 def stage_rows(report: dict) -> list[list[str]]:
@@ -186,6 +201,33 @@ def loss_figure(
 
 # %%
 #| export
+def reward_figure(history: list[dict]) -> bytes:
+    """Draw what reinforcement learning saw at each step: reward, entropy, length of the answers.
+
+    Args:
+        history: one note a step, as in rl.json.
+
+    Returns:
+        A PNG of 6.5 x 3 inches; the same history gives the same bytes.
+    """
+    figure = Figure(figsize=(6.5, 3), layout="constrained")
+    axes = figure.subplots(1, 3)
+    parts = {"reward": "mean reward", "entropy": "entropy (nats)", "length": "length (tokens)"}
+    for ax, colour, (name, label) in zip(axes, ("C0", "C1", "C2"), parts.items()):
+        notes = [note for note in history if name in note]  # a step without spread learns nothing
+        steps, values = [n["step"] for n in notes], [n[name] for n in notes]
+        width = max(1, len(values) // 10)
+        recent = [values[max(0, i - width) : i + 1] for i in range(len(values))]
+        ax.plot(steps, values, color="0.8", linewidth=0.5)
+        ax.plot(steps, [sum(part) / len(part) for part in recent], color=colour)
+        ax.set(title=label, xlabel="step")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+    return file.getvalue()
+
+
+# %%
+#| export
 REPORT = """# Report of the run `{name}`
 
 Every number here was measured by this run, or derived from its settings; `report.json` holds them all.
@@ -204,6 +246,14 @@ Answers to held-out questions, greedy, graded by program. In brackets: the 95% W
 
 Held-out questions found in any training text, and first messages asked in training: {leaks}.
 Questions about what is known that were refused: {refused} of {known}. Replies that did not end by themselves: {endless}.
+
+## What reinforcement learning changed
+
+Questions of which none chose the checkpoint, answered greedily, and in {tries} tries each at temperature 1.
+
+{hard}
+
+![Reward, entropy and length of the answers over the steps](figures/reward.png)
 
 ## How well it predicts text
 
@@ -254,6 +304,8 @@ def render_report(report: dict, name: str) -> str:
         tasks=markdown_table(task_rows(report)),
         floors="\n".join(floor_lines(report)),
         leaks=report["contamination"]["count"],
+        hard=markdown_table(hard_rows(report)),
+        tries=len(report["hard"]["rl"]["pass_at"]),
         bits=markdown_table(bits_rows(report)),
         stages=markdown_table(stage_rows(report)),
         samples="\n\n".join(samples),
@@ -306,12 +358,12 @@ def collect_tasks(evaluation: Path, tasks: dict[str, dict]) -> dict[str, dict]:
 # %%
 #| export
 def collect_transcript(evaluation: Path, tasks: dict[str, dict], questions: int = 2) -> list[dict]:
-    """Take the first held-out questions of each task with the fine-tuned model's answers, right or wrong."""
+    """Take the first held-out questions of each task with the finished model's answers, right or wrong."""
     keys = ("question", "response", "correct")
     return [
         {"task": task, **{key: answer[key] for key in keys}}
         for task in tasks
-        for answer in read_json(evaluation / f"sft.{task}.json")["answers"][:questions]
+        for answer in read_json(evaluation / f"rl.{task}.json")["answers"][:questions]
     ]
 
 
@@ -324,14 +376,14 @@ def collect_transcript(evaluation: Path, tasks: dict[str, dict], questions: int 
 # %%
 #| export
 def collect_contact(evaluation: Path, tasks: dict[str, dict]) -> dict:
-    """Gather how the fine-tuned model met the first messages, and how often it refused what it should know.
+    """Gather how the finished model met the first messages, and how often it refused what it should know.
 
     Returns:
         "wrong": question and response of each message handled wrong; "endless": replies cut off, of
         all tasks; "refused", "known": refusals among questions about what is known, and their number;
         "stages": some of the messages with the response of every stage.
     """
-    answers = {task: read_json(evaluation / f"sft.{task}.json")["answers"] for task in tasks}
+    answers = {task: read_json(evaluation / f"rl.{task}.json")["answers"] for task in tasks}
     known = [a for task in tasks for a in answers[task] if a["expected"] != "unknown"]
     wrong = [a for a in answers.get("first_contact", []) if not a["correct"]]
     paths = {stage: evaluation / f"{stage}.first_contact.json" for stage in TRAININGS}
@@ -360,7 +412,7 @@ def collect_report(run_folder: Path) -> dict:
         ValueError: a stage is missing or unfinished.
     """
     records = {}
-    for stage in ("data", "tokenizer", *TRAININGS, "evaluation"):
+    for stage in ("data", "tokenizer", *TRAININGS, "rl", "evaluation"):
         path = run_folder / stage / "stage.json"
         records[stage] = read_json(path) if path.exists() else {"state": "missing"}
         if records[stage]["state"] != "done":
@@ -380,6 +432,8 @@ def collect_report(run_folder: Path) -> dict:
         "training": {stage: results[stage].get("summary", results[stage]) for stage in TRAININGS},
         "bits_per_byte": read_json(evaluation / "bits_per_byte.json"),
         "tasks": collect_tasks(evaluation, tasks),
+        "hard": {model: read_json(evaluation / f"{model}.hard.json") for model in ("sft", "rl")},
+        "rl": results["rl"],
         "contamination": {"count": len(leaks), "examples": leaks[:3]},
         "samples": read_json(evaluation / "samples.json"),
         "transcript": collect_transcript(evaluation, tasks),
@@ -404,12 +458,14 @@ def keep_edited(run_folder: Path) -> None:
 
 
 def write_report(run_folder: Path) -> dict:
-    """Write report.json, report.md and figures/loss.png of a finished run, and return the report."""
+    """Write report.json, report.md and two figures of a finished run, and return the report."""
     report = collect_report(run_folder)
     keep_edited(run_folder)
     losses = {stage: read_losses(run_folder / stage) for stage in TRAININGS}
     log_vocab = math.log(report["model"]["config"]["vocab_size"])
     atomic_write(run_folder / "figures" / "loss.png", loss_figure(losses, log_vocab))
+    history = read_json(run_folder / "rl" / "rl.json")
+    atomic_write(run_folder / "figures" / "reward.png", reward_figure(history))
     atomic_write(run_folder / "report.json", json.dumps(report, indent=1))
     atomic_write(run_folder / "report.md", render_report(report, run_folder.name))
     return report
@@ -426,7 +482,7 @@ EXPLANATION = """\
 *floor* is what guessing gets; *n* counts the questions (identity has no more new phrasings, first contact a
 list of its own), and in brackets stands the 95% interval that so few allow. *untrained* is the model before
 its first step, *base* after pretraining, *mid* after practising skills, *sft* after fine-tuning on
-conversations of every kind. *bits per byte* says how well a model predicts text it has not seen: how many
+conversations of every kind, *rl* after practising problems of two steps for a reward. *bits per byte* says how well a model predicts text it has not seen: how many
 bits it needs to say which byte comes next, fewer is better. *uniform* takes all tokens to be equally likely,
 *bigram* counts which follows which."""
 
@@ -497,8 +553,13 @@ Written by `nanochat report {shlex.quote(name)} --readme README.md`."""
 KEPT_POINTS = 400  # points of a loss curve that a record keeps
 
 
+def rounded(history: list[dict]) -> list[dict]:
+    """Write the numbers of each note with four places."""
+    return [{name: round(value, 4) for name, value in note.items()} for note in history]
+
+
 def write_run_record(run_folder: Path, records: Path) -> list[str]:
-    """Keep what is small of a run: report.json, report.md, its figure, and losses.json, thinned.
+    """Keep what is small of a run: report.json, report.md, figures, rl.json, and losses.json, thinned.
 
     Args:
         run_folder: a finished run.
@@ -517,13 +578,14 @@ def write_run_record(run_folder: Path, records: Path) -> list[str]:
         "report.json": json.dumps(report, indent=1) + "\n",
         "report.md": render_report(report, run_folder.name),
         "losses.json": json.dumps(losses) + "\n",
+        "rl.json": json.dumps(rounded(read_json(run_folder / "rl" / "rl.json"))) + "\n",
     }
     for name, text in texts.items():
         atomic_write(records / name, text)
-    atomic_write(
-        records / "figures" / "loss.png", (run_folder / "figures" / "loss.png").read_bytes()
-    )
-    return [*texts, "figures/loss.png"]
+    pictures = ("figures/loss.png", "figures/reward.png")
+    for name in pictures:
+        atomic_write(records / name, (run_folder / name).read_bytes())
+    return [*texts, *pictures]
 
 
 # %%

@@ -370,7 +370,7 @@ def postpone_interrupt() -> Iterator[threading.Event]:
 # %%
 #| export training.progress
 class ProgressBar:
-    """Show step, loss, speed and time left: a bar in a terminal, a line every ten seconds elsewhere."""
+    """Show step, loss, speed (or a loop's own "text") and time left: a bar, or a line every ten seconds."""
 
     def __init__(self, every_seconds: float = 10.0) -> None:
         columns = [BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")]
@@ -384,9 +384,10 @@ class ProgressBar:
         if time.perf_counter() - self.shown < self.every_seconds and not last:
             return
         self.shown = time.perf_counter()
-        text = f"loss {float(info['loss']):.3f}  {info['tokens_per_second']:,.0f} tokens/s"
-        if info["evals"]:
-            text += f"  validation {info['evals'][-1][1]:.3f}"
+        text = info.get("text")
+        if text is None:
+            text = f"loss {float(info['loss']):.3f}  {info['tokens_per_second']:,.0f} tokens/s"
+            text += f"  validation {info['evals'][-1][1]:.3f}" if info["evals"] else ""
         if not self.bar.console.is_terminal:
             left = (info["steps"] - info["step"]) * info["seconds_per_step"]
             print0(f"step {info['step']}/{info['steps']}  {text}  {left:.0f} s left")

@@ -54,7 +54,7 @@ class RunArguments:
     profile: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PROFILE")]
     """name of a table [profile.NAME]"""
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """run this stage and all after it again: data, tokenizer, base, mid, sft, evaluation, report"""
+    """run this stage and all after it again: data, tokenizer, base, mid, sft, rl, evaluation, report"""
     resume: bool = True
     """--no-resume starts again from the first stage"""
     name: str | None = None
@@ -79,11 +79,13 @@ def print_report(report: dict, run_folder: Path) -> None:
     """Print the tables, where the report lies and how to talk to the model."""
     from rich.console import Console
 
-    from nanochat_lib.capstone.layout import bits_rows, stage_rows, task_rows, terminal_table
+    from nanochat_lib.capstone import layout
 
     console = Console()
-    for rows in (task_rows(report), bits_rows(report), stage_rows(report)):
-        console.print(terminal_table(rows))
+    tasks = layout.task_rows(report, layout.MODELS[1:])  # one more would not fit 80 columns
+    tables = (layout.hard_rows(report), layout.bits_rows(report), layout.stage_rows(report))
+    for rows in (tasks, *tables):
+        console.print(layout.terminal_table(rows))
     talk = shlex.join([".venv/bin/nanochat", "chat", "--run", run_folder.name])
     for line in (f"report: {run_folder / 'report.md'}", f"talk to it: {talk}"):
         console.print(line, soft_wrap=True, markup=False)  # a [v2] in a name is no mark-up

@@ -120,7 +120,7 @@ RUNS = [f"as_it_is {seed}" for seed in range(SEEDS)] + [f"{v.__name__} 0" for v 
 
 def with_seed(profile: Profile, seed: int) -> Profile:
     """Draw weights, text and conversations anew; world, tests and held-out words stay."""
-    parts = {part: getattr(profile, part) for part in ("data", "base", "chat")}
+    parts = {part: getattr(profile, part) for part in ("data", "base", "chat", "rl")}
     seeded = {name: dataclasses.replace(part, seed=seed) for name, part in parts.items()}
     return dataclasses.replace(profile, **seeded)
 
@@ -138,6 +138,7 @@ def measure(run: str, path: str) -> None:
         "changed": (variant.__doc__ or "").strip(),
         "tasks": report["tasks"],
         "bits_per_byte": report["bits_per_byte"],
+        "hard": report["hard"],
         "contact": {key: contact[key] for key in ("endless", "refused", "known")},
     }
     atomic_write(Path(path), json.dumps(found))
@@ -160,7 +161,7 @@ def main(*wanted: str) -> None:
             record[run] = found
             record = {name: record[name] for name in RUNS if name in record}
             atomic_write(RECORD, json.dumps(record, indent=1) + "\n")
-            scores = {task: row["sft"]["accuracy"] for task, row in found["tasks"].items()}
+            scores = {task: row["rl"]["accuracy"] for task, row in found["tasks"].items()}
             print(run, scores, flush=True)
 
 

@@ -26,6 +26,7 @@ STAGES = (
     ("tokenizer", "text becomes\nnumbers", "#e8eef7"),
     ("pretraining", "predict the\nnext token", "#e6f3ea"),
     ("fine-tuning", "answer, and\ncall a tool", "#f3e6ef"),
+    ("RL", "practise for\na reward", "#f3e6ef"),
     ("evaluation", "score, floor,\ninterval", "#f3e6ef"),
     ("chat", "in your\nterminal", "#f7efe2"),
 )
@@ -37,7 +38,7 @@ WRONG = """    words_a, words_b = set(a.lower().split()), set(b.lower().split())
 
 def pipeline() -> bytes:
     """Draw the stages from left to right, with what each of them is for."""
-    figure, axes = plt.subplots(figsize=(9, 1.7))
+    figure, axes = plt.subplots(figsize=(10.5, 1.7))
     for i, (name, what, colour) in enumerate(STAGES):
         box = plt.Rectangle((i, 0), 0.84, 1, facecolor=colour, edgecolor="#33558b", linewidth=1)
         axes.add_patch(box)

@@ -14,6 +14,7 @@ __all__ = [
     "task_rows",
     "floor_lines",
     "bits_rows",
+    "hard_rows",
     "stage_rows",
     "markdown_table",
     "terminal_table",
@@ -22,12 +23,13 @@ __all__ = [
     "transcript_text",
     "machine_line",
     "loss_figure",
+    "reward_figure",
     "REPORT",
     "render_report",
 ]
 
 TRAININGS = ("base", "mid", "sft")
-MODELS = ("untrained", *TRAININGS)
+MODELS = ("untrained", *TRAININGS, "rl")
 
 
 def percent(score: dict) -> str:
@@ -36,14 +38,15 @@ def percent(score: dict) -> str:
     return f"{100 * score['accuracy']:.1f}% [{low:.0f}, {high:.0f}]"
 
 
-def task_rows(report: dict) -> list[list[str]]:
-    """Lay out the table of tasks: a header, then a row a task."""
+def task_rows(report: dict, models: tuple[str, ...] = MODELS) -> list[list[str]]:
+    """Lay out the table of tasks: a header with the fewest and most questions, then a row a task."""
     tasks = report["tasks"]
-    counts = {model: sorted({row[model]["n"] for row in tasks.values()}) for model in MODELS}
-    names = [f"{model}, n={'/'.join(map(str, counts[model]))}" for model in MODELS]
+    counts = {model: sorted(row[model]["n"] for row in tasks.values()) for model in models}
+    spans = {m: sorted({*n[:1], *n[-1:]}) for m, n in counts.items()}
+    names = [f"{model}, n={'-'.join(map(str, spans[model]))}" for model in models]
     rows = [["task", "floor", *names]]
     for key, row in tasks.items():
-        scores = [percent(row[model]) for model in MODELS]
+        scores = [percent(row[model]) for model in models]
         rows.append([key.replace("_", " "), f"{100 * row['chance']['accuracy']:.1f}%", *scores])
     return rows
 
@@ -62,6 +65,20 @@ def bits_rows(report: dict) -> list[list[str]]:
     columns = ["uniform", "bigram", *MODELS]
     header = ["bits per byte", *columns]
     return [header, *([text, *(f"{texts[text][c]:.3f}" for c in columns)] for text in texts)]
+
+
+def hard_rows(report: dict) -> list[list[str]]:
+    """Lay out what reinforcement changed: a header, then a row a way to answer."""
+    hard = report["hard"]
+    header = [
+        "problems of two steps",
+        *(f"{model}, n={row['greedy']['n']}" for model, row in hard.items()),
+    ]
+    rows = [[way, *(percent(row[way]) for row in hard.values())] for way in ("greedy", "sampled")]
+    for k in next(iter(hard.values()))["pass_at"]:
+        chances = [f"{100 * row['pass_at'][k]:.1f}%" for row in hard.values()]
+        rows.append([f"right in {k} {'try' if k == '1' else 'tries'}", *chances])
+    return [header, *rows]
 
 
 def stage_rows(report: dict) -> list[list[str]]:
@@ -151,6 +168,31 @@ def loss_figure(
     return file.getvalue()
 
 
+def reward_figure(history: list[dict]) -> bytes:
+    """Draw what reinforcement learning saw at each step: reward, entropy, length of the answers.
+
+    Args:
+        history: one note a step, as in rl.json.
+
+    Returns:
+        A PNG of 6.5 x 3 inches; the same history gives the same bytes.
+    """
+    figure = Figure(figsize=(6.5, 3), layout="constrained")
+    axes = figure.subplots(1, 3)
+    parts = {"reward": "mean reward", "entropy": "entropy (nats)", "length": "length (tokens)"}
+    for ax, colour, (name, label) in zip(axes, ("C0", "C1", "C2"), parts.items()):
+        notes = [note for note in history if name in note]  # a step without spread learns nothing
+        steps, values = [n["step"] for n in notes], [n[name] for n in notes]
+        width = max(1, len(values) // 10)
+        recent = [values[max(0, i - width) : i + 1] for i in range(len(values))]
+        ax.plot(steps, values, color="0.8", linewidth=0.5)
+        ax.plot(steps, [sum(part) / len(part) for part in recent], color=colour)
+        ax.set(title=label, xlabel="step")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+    return file.getvalue()
+
+
 REPORT = """# Report of the run `{name}`
 
 Every number here was measured by this run, or derived from its settings; `report.json` holds them all.
@@ -169,6 +211,14 @@ Answers to held-out questions, greedy, graded by program. In brackets: the 95% W
 
 Held-out questions found in any training text, and first messages asked in training: {leaks}.
 Questions about what is known that were refused: {refused} of {known}. Replies that did not end by themselves: {endless}.
+
+## What reinforcement learning changed
+
+Questions of which none chose the checkpoint, answered greedily, and in {tries} tries each at temperature 1.
+
+{hard}
+
+![Reward, entropy and length of the answers over the steps](figures/reward.png)
 
 ## How well it predicts text
 
@@ -217,6 +267,8 @@ def render_report(report: dict, name: str) -> str:
         tasks=markdown_table(task_rows(report)),
         floors="\n".join(floor_lines(report)),
         leaks=report["contamination"]["count"],
+        hard=markdown_table(hard_rows(report)),
+        tries=len(report["hard"]["rl"]["pass_at"]),
         bits=markdown_table(bits_rows(report)),
         stages=markdown_table(stage_rows(report)),
         samples="\n\n".join(samples),

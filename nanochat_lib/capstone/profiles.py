@@ -16,6 +16,7 @@ from nanochat_lib.capstone.stage_evaluation import EvaluationConfig
 from nanochat_lib.capstone.stage_tokenizer import TokenizerConfig
 from nanochat_lib.training.finetune import FinetuneConfig
 from nanochat_lib.training.pretrain import PretrainConfig
+from nanochat_lib.training.rl_sampler import RLConfig
 
 __all__ = ["Profile", "check_value", "fill_config", "manifest_path", "load_profile"]
 
@@ -32,6 +33,7 @@ class Profile:
     chat: ChatDataConfig = ChatDataConfig()
     mid: FinetuneConfig = FinetuneConfig()
     sft: FinetuneConfig = FinetuneConfig()
+    rl: RLConfig = RLConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
 

@@ -15,6 +15,7 @@ from nanochat_lib.capstone.layout import (
     machine_line,
     markdown_table,
     render_report,
+    reward_figure,
     task_rows,
     transcript_text,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "fill_between",
     "fill_readme",
     "KEPT_POINTS",
+    "rounded",
     "write_run_record",
 ]
 
@@ -55,24 +57,24 @@ def collect_tasks(evaluation: Path, tasks: dict[str, dict]) -> dict[str, dict]:
 
 
 def collect_transcript(evaluation: Path, tasks: dict[str, dict], questions: int = 2) -> list[dict]:
-    """Take the first held-out questions of each task with the fine-tuned model's answers, right or wrong."""
+    """Take the first held-out questions of each task with the finished model's answers, right or wrong."""
     keys = ("question", "response", "correct")
     return [
         {"task": task, **{key: answer[key] for key in keys}}
         for task in tasks
-        for answer in read_json(evaluation / f"sft.{task}.json")["answers"][:questions]
+        for answer in read_json(evaluation / f"rl.{task}.json")["answers"][:questions]
     ]
 
 
 def collect_contact(evaluation: Path, tasks: dict[str, dict]) -> dict:
-    """Gather how the fine-tuned model met the first messages, and how often it refused what it should know.
+    """Gather how the finished model met the first messages, and how often it refused what it should know.
 
     Returns:
         "wrong": question and response of each message handled wrong; "endless": replies cut off, of
         all tasks; "refused", "known": refusals among questions about what is known, and their number;
         "stages": some of the messages with the response of every stage.
     """
-    answers = {task: read_json(evaluation / f"sft.{task}.json")["answers"] for task in tasks}
+    answers = {task: read_json(evaluation / f"rl.{task}.json")["answers"] for task in tasks}
     known = [a for task in tasks for a in answers[task] if a["expected"] != "unknown"]
     wrong = [a for a in answers.get("first_contact", []) if not a["correct"]]
     paths = {stage: evaluation / f"{stage}.first_contact.json" for stage in TRAININGS}
@@ -99,7 +101,7 @@ def collect_report(run_folder: Path) -> dict:
         ValueError: a stage is missing or unfinished.
     """
     records = {}
-    for stage in ("data", "tokenizer", *TRAININGS, "evaluation"):
+    for stage in ("data", "tokenizer", *TRAININGS, "rl", "evaluation"):
         path = run_folder / stage / "stage.json"
         records[stage] = read_json(path) if path.exists() else {"state": "missing"}
         if records[stage]["state"] != "done":
@@ -119,6 +121,8 @@ def collect_report(run_folder: Path) -> dict:
         "training": {stage: results[stage].get("summary", results[stage]) for stage in TRAININGS},
         "bits_per_byte": read_json(evaluation / "bits_per_byte.json"),
         "tasks": collect_tasks(evaluation, tasks),
+        "hard": {model: read_json(evaluation / f"{model}.hard.json") for model in ("sft", "rl")},
+        "rl": results["rl"],
         "contamination": {"count": len(leaks), "examples": leaks[:3]},
         "samples": read_json(evaluation / "samples.json"),
         "transcript": collect_transcript(evaluation, tasks),
@@ -141,12 +145,14 @@ def keep_edited(run_folder: Path) -> None:
 
 
 def write_report(run_folder: Path) -> dict:
-    """Write report.json, report.md and figures/loss.png of a finished run, and return the report."""
+    """Write report.json, report.md and two figures of a finished run, and return the report."""
     report = collect_report(run_folder)
     keep_edited(run_folder)
     losses = {stage: read_losses(run_folder / stage) for stage in TRAININGS}
     log_vocab = math.log(report["model"]["config"]["vocab_size"])
     atomic_write(run_folder / "figures" / "loss.png", loss_figure(losses, log_vocab))
+    history = read_json(run_folder / "rl" / "rl.json")
+    atomic_write(run_folder / "figures" / "reward.png", reward_figure(history))
     atomic_write(run_folder / "report.json", json.dumps(report, indent=1))
     atomic_write(run_folder / "report.md", render_report(report, run_folder.name))
     return report
@@ -156,7 +162,7 @@ EXPLANATION = """\
 *floor* is what guessing gets; *n* counts the questions (identity has no more new phrasings, first contact a
 list of its own), and in brackets stands the 95% interval that so few allow. *untrained* is the model before
 its first step, *base* after pretraining, *mid* after practising skills, *sft* after fine-tuning on
-conversations of every kind. *bits per byte* says how well a model predicts text it has not seen: how many
+conversations of every kind, *rl* after practising problems of two steps for a reward. *bits per byte* says how well a model predicts text it has not seen: how many
 bits it needs to say which byte comes next, fewer is better. *uniform* takes all tokens to be equally likely,
 *bigram* counts which follows which."""
 
@@ -218,8 +224,13 @@ Written by `nanochat report {shlex.quote(name)} --readme README.md`."""
 KEPT_POINTS = 400  # points of a loss curve that a record keeps
 
 
+def rounded(history: list[dict]) -> list[dict]:
+    """Write the numbers of each note with four places."""
+    return [{name: round(value, 4) for name, value in note.items()} for note in history]
+
+
 def write_run_record(run_folder: Path, records: Path) -> list[str]:
-    """Keep what is small of a run: report.json, report.md, its figure, and losses.json, thinned.
+    """Keep what is small of a run: report.json, report.md, figures, rl.json, and losses.json, thinned.
 
     Args:
         run_folder: a finished run.
@@ -238,10 +249,11 @@ def write_run_record(run_folder: Path, records: Path) -> list[str]:
         "report.json": json.dumps(report, indent=1) + "\n",
         "report.md": render_report(report, run_folder.name),
         "losses.json": json.dumps(losses) + "\n",
+        "rl.json": json.dumps(rounded(read_json(run_folder / "rl" / "rl.json"))) + "\n",
     }
     for name, text in texts.items():
         atomic_write(records / name, text)
-    atomic_write(
-        records / "figures" / "loss.png", (run_folder / "figures" / "loss.png").read_bytes()
-    )
-    return [*texts, "figures/loss.png"]
+    pictures = ("figures/loss.png", "figures/reward.png")
+    for name in pictures:
+        atomic_write(records / name, (run_folder / name).read_bytes())
+    return [*texts, *pictures]

@@ -14,14 +14,19 @@ from nanochat_lib.capstone.stage_base import train_base
 from nanochat_lib.capstone.stage_chat import train_mid, train_sft
 from nanochat_lib.capstone.stage_data import prepare_data
 from nanochat_lib.capstone.stage_evaluation import evaluate_models
+from nanochat_lib.capstone.stage_rl import reinforce
 from nanochat_lib.capstone.stage_tokenizer import train_tokenizer
 from nanochat_lib.common import atomic_write, run_dir
 from nanochat_lib.training.checkpoint import FILES
 
-__all__ = ["SHARDS", "TRAINING", "SCORES", "STAGES", "claim_folder", "run_profile"]
+__all__ = ["SHARDS", "TRAINING", "REINFORCEMENT", "SCORES", "STAGES", "claim_folder", "run_profile"]
 
 SHARDS = (f"*/shard_{5 * '[0-9]'}.parquet",)
 TRAINING = (*(f"step_{6 * '[0-9]'}/{name}" for name in FILES), "losses.json")
+REINFORCEMENT = (
+    *(f"{folder}step_{6 * '[0-9]'}/{name}" for folder in ("", "training/") for name in FILES),
+    "rl.json",
+)
 SCORES = tuple(f"{name}.json" for name in ("bits_per_byte", "samples", "contamination"))
 SCORES += tuple(f"{model}.*.json" for model in MODELS)
 STAGES = (
@@ -58,9 +63,17 @@ STAGES = (
         writes=TRAINING,
     ),
     Stage(
+        "rl",
+        reinforce,
+        needs=("data", "tokenizer", "sft"),
+        settings=("data", "chat", "sft", "rl"),
+        resumes=True,
+        writes=REINFORCEMENT,
+    ),
+    Stage(
         "evaluation",
         evaluate_models,
-        needs=("data", "tokenizer", "base", "mid", "sft"),
+        needs=("data", "tokenizer", "base", "mid", "sft", "rl"),
         settings=("data", "chat", "evaluation"),
         resumes=True,
         writes=SCORES,

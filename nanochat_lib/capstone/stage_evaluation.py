@@ -1,5 +1,5 @@
 # Generated from chapters/20_capstone.py by `course build`; edit that file.
-"""Stage 6: measure the models against floors and against each other."""
+"""Stage 7: measure the models against floors and against each other."""
 
 import dataclasses
 import json
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nanochat_lib.capstone.stage_chat import ChatDataConfig, stage_conversations
 from nanochat_lib.capstone.stage_data import DataConfig, training_shards, validation_sets
+from nanochat_lib.capstone.stage_rl import practice
 from nanochat_lib.common import atomic_write
 from nanochat_lib.data.documents import stream_documents
 from nanochat_lib.data.english import first_messages
@@ -25,11 +26,13 @@ from nanochat_lib.data.tinyworld import World
 from nanochat_lib.evaluation.bpb import BigramModel, bigram_counts, evaluate_bpb
 from nanochat_lib.evaluation.chat import evaluate_task
 from nanochat_lib.evaluation.contact import FirstContact
+from nanochat_lib.evaluation.samples import count_right, mean_with_interval, pass_at_k
 from nanochat_lib.inference.engine import Engine
 from nanochat_lib.model.gpt import GPT
 from nanochat_lib.tasks.base import Task, content_text
 from nanochat_lib.tasks.contact import CountLetters
 from nanochat_lib.tasks.contamination import contamination
+from nanochat_lib.tasks.steps import two_step_tests
 from nanochat_lib.tasks.tinyworld import heldout_tasks, message_key
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 from nanochat_lib.training.checkpoint import load_model
@@ -47,6 +50,7 @@ __all__ = [
     "describe_tasks",
     "all_tests",
     "find_leaks",
+    "score_hard",
     "evaluate_models",
 ]
 
@@ -57,6 +61,8 @@ class EvaluationConfig:
 
     questions: int = 200
     baseline_questions: int = 50
+    hard_questions: int = 1000
+    tries: int = 4
     max_tokens: int = 112
     batch_size: int = 64
     batches: int = 16
@@ -69,7 +75,7 @@ class EvaluationConfig:
 def load_models(inputs: dict[str, Path], tokenizer: Tokenizer) -> dict[str, GPT]:
     """Load the trained models, and build the one that training started from, on the CPU."""
     base, meta = load_model(inputs["base"], tokenizer)
-    chat = {stage: load_model(inputs[stage], tokenizer)[0] for stage in ("mid", "sft")}
+    chat = {stage: load_model(inputs[stage], tokenizer)[0] for stage in ("mid", "sft", "rl")}
     untrained = GPT(base.config)
     untrained.init_weights(torch.Generator().manual_seed(meta["pretrain"]["seed"]))
     return {"untrained": untrained, "base": base, **chat}
@@ -157,8 +163,9 @@ def describe_tasks(tasks: dict[str, Task]) -> dict[str, dict]:
 def all_tests(world: World, size: int) -> dict[str, Task]:
     """Return every test by name, of at most `size` questions but for the first messages."""
     real = CountLetters(world, "test", size)
+    skills = {"real_words": real, "two_steps": two_step_tests(world, size)[1]}
     contact = {"first_contact": FirstContact(world), "third_turn": FirstContact(world, before=2)}
-    return heldout_tasks(world, size) | {"real_words": real} | contact
+    return heldout_tasks(world, size) | skills | contact
 
 
 def find_leaks(documents: Iterable[str], chats: list[Task], tasks: dict[str, Task]) -> list[str]:
@@ -178,6 +185,23 @@ def find_leaks(documents: Iterable[str], chats: list[Task], tasks: dict[str, Tas
     return found + [text for _, text in first_messages() if message_key(text) in asked]
 
 
+def score_hard(model: GPT, tokenizer: Tokenizer, world: World, config: EvaluationConfig) -> dict:
+    """Ask problems of two steps, none of which chose a checkpoint, greedily and in several tries each.
+
+    Returns:
+        "greedy" and "sampled" scores, and "pass_at": the chance of a right one in 1, 2, ... tries.
+    """
+    engine, tries = Engine(model, tokenizer), config.tries
+    _, task = two_step_tests(world, config.hard_questions)
+    greedy, _ = evaluate_task(engine, task, config.max_tokens, config.batch_size)
+    right = count_right(engine, task, tries, config.max_tokens, seed=config.seed)
+    chances = {
+        k: sum(pass_at_k(tries, c, k) for c in right) / len(right) for k in range(1, tries + 1)
+    }
+    sampled = mean_with_interval([c / tries for c in right])
+    return {"greedy": dataclasses.asdict(greedy), "sampled": sampled, "pass_at": chances}
+
+
 def evaluate_models(
     folder: Path,
     inputs: dict[str, Path],
@@ -193,6 +217,7 @@ def evaluate_models(
     models, tasks = load_models(inputs, tokenizer), all_tests(world, config.questions)
     stream = stream_documents(training_shards(inputs["data"]), loop=False)
     chats = [stage_conversations(stage, data, chat, tokenizer) for stage in ("mid", "sft")]
+    chats.append(practice(data, chat))
     pieces = {
         "bits_per_byte": partial(measure_bits, models, inputs, tokenizer, config),
         "samples": partial(story_samples, models["base"], tokenizer, config),
@@ -201,6 +226,8 @@ def evaluate_models(
     for model, task in product(models, tasks):
         piece = partial(score_task, models, model, tokenizer, tasks[task], config)
         pieces[f"{model}.{task}"] = piece
+    for model in ("sft", "rl"):
+        pieces[f"{model}.hard"] = partial(score_hard, models[model], tokenizer, world, config)
     for name in track(pieces, description="evaluation", disable=not Console().is_terminal):
         if not (folder / f"{name}.json").exists():
             atomic_write(folder / f"{name}.json", json.dumps(pieces[name](), indent=1))

@@ -1,64 +1,21 @@
 # Generated from chapters/12_inference.py by `course build`; edit that file.
-"""The engine: sampling, batched and streaming generation, the calculator as a tool."""
+"""The engine: batched and streaming generation, the calculator as a tool."""
 
-import math
 from collections import deque
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from nanochat_lib.inference.calculator import calculate
 from nanochat_lib.inference.kv_cache import KVCache
+from nanochat_lib.inference.sampling import sample, sampled_logprobs
 from nanochat_lib.model.gpt import GPT
 from nanochat_lib.tokenizer.conversation import CALL_FAILED
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["sample", "MAX_CALL", "Row", "Engine"]
-
-
-def sample(
-    logits: Float[Tensor, "B V"],
-    uniforms: Float[Tensor, " B"],
-    temperature: float = 1.0,
-    top_k: int | None = None,
-) -> Int[Tensor, " B"]:
-    """Pick one token a row, by walking along the cumulative probabilities.
-
-    Example: probabilities [0.2, 0.5, 0.3] and a uniform of 0.6 -> 1, because 0.2 <= 0.6 < 0.7.
-
-    Args:
-        logits: scores, shape (B, V).
-        uniforms: one number in [0, 1) a row, shape (B,), on any device.
-        temperature: divides the logits; 0 takes the largest, infinity makes all equally likely.
-        top_k: keep only the k largest logits of each row.
-
-    Returns:
-        Token ids, shape (B,), int64.
-
-    Raises:
-        ValueError: a temperature that is negative or no number, top_k below 1, or a logit that is NaN or infinite.
-    """
-    if not temperature >= 0 or (top_k is not None and top_k < 1):  # NaN < 0 is false
-        raise ValueError(
-            f"temperature {temperature} and top_k {top_k}: need >= 0, and >= 1 or None"
-        )
-    if not bool((logits < math.inf).all()):  # of NaN argmax makes token 0, without a word
-        raise ValueError("a logit is NaN or infinite: the weights are damaged; load others")
-    if temperature == 0:
-        return logits.argmax(-1)
-    tokens = None
-    if top_k is not None and top_k < logits.shape[-1]:
-        logits, tokens = logits.topk(top_k, dim=-1)  # (B, k): the walk is short as well
-    temperature = max(temperature, 1e-30)  # below, float32 divides a logit to infinity
-    cumulative = torch.softmax(logits.float() / temperature, -1).cumsum(-1)  # (B, V)
-    total = cumulative[:, -1:]  # 1 up to rounding
-    target = uniforms.to(logits.device)[:, None] * total
-    # Rounding may lift target to total: stop at the last token that has any probability.
-    choice = torch.minimum((cumulative <= target).sum(-1), (cumulative < total).sum(-1))
-    return choice if tokens is None else tokens.gather(1, choice[:, None])[:, 0]
-
+__all__ = ["MAX_CALL", "Row", "Engine"]
 
 MAX_CALL = 32  # tokens; the longest sum of our sample of GSM8K has 28 characters
 
@@ -71,17 +28,21 @@ class Row:
         self.tokenizer, self.budget = tokenizer, budget
         self.tokens: list[int] = []
         self.mask: list[int] = []
+        self.logprobs: list[float] = []  # one a token, and one for the stop token if it came
         self.last = tokenizer.bos_id
-        self.finished = False
+        self.finished = self.stopped = False
         self._forced: deque[int] = deque()
         self._expression: list[int] | None = None  # the tokens since python_start
 
-    def accept(self, sampled: int, stop_tokens: frozenset[int]) -> tuple[int, int]:
+    def accept(
+        self, sampled: int, stop_tokens: frozenset[int], logprob: float = 0.0
+    ) -> tuple[int, int]:
         """Take the sampled token, unless the row has ended or a tool has the word.
 
         Args:
             sampled: what the model chose.
             stop_tokens: ids that end the answer; they are not kept in `tokens`.
+            logprob: of the choice, in nats; a forced token has 0.
 
         Returns:
             The row's token for this step, and 1 when the model chose it, 0 when it was forced. A
@@ -91,8 +52,9 @@ class Row:
             return self.last, 0
         mask = 0 if self._forced else 1
         self.last = self._forced.popleft() if self._forced else sampled
+        self.logprobs.append(logprob if mask else 0.0)
         if mask and self.last in stop_tokens:
-            self.finished = True
+            self.finished = self.stopped = True
             return self.last, 1
         self.tokens.append(self.last)
         self.mask.append(mask)
@@ -183,12 +145,25 @@ class Engine:
         Raises:
             ValueError: a prompt is empty or leaves no room in the context.
         """
+        rows = self.rollouts(prompts, max_tokens, temperature, top_k, seed, num_samples)
+        return [(row.tokens, row.mask) for row in rows]
+
+    def rollouts(
+        self,
+        prompts: list[list[int]],
+        max_tokens: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 42,
+        num_samples: int = 1,
+    ) -> list[Row]:
+        """Answer as `generate_batch`, and return each answer's whole row: log-probabilities, and how it ended."""
         if not prompts:
             return []
         rows = self._start_rows(prompts, num_samples, max_tokens)
         for _ in self._columns(prompts, rows, temperature, top_k, seed):
             pass
-        return [(row.tokens, row.mask) for row in rows]
+        return rows
 
     def _start_rows(
         self, prompts: list[list[int]], num_samples: int, max_tokens: int | None
@@ -250,10 +225,13 @@ class Engine:
         while True:
             # A number for every row, ended or not: no row's luck depends on its neighbours.
             uniforms = torch.rand(len(rows), generator=generator)[held]
-            sampled = dict(zip(held, sample(logits, uniforms, temperature, top_k).tolist()))
-            column = [
-                row.accept(sampled.get(i, row.last), self.stop_tokens) for i, row in enumerate(rows)
-            ]
+            drawn = sample(logits, uniforms, temperature, top_k)
+            odds = sampled_logprobs(logits, drawn, temperature, top_k)
+            sampled = dict(zip(held, zip(drawn.tolist(), odds.tolist())))
+            column = []
+            for i, row in enumerate(rows):
+                token, logprob = sampled.get(i, (row.last, 0.0))
+                column.append(row.accept(token, self.stop_tokens, logprob))
             yield [token for token, _ in column], [mask for _, mask in column]
             active = [i for i in held if not rows[i].finished]
             if not active:

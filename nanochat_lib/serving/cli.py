@@ -6,15 +6,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from nanochat_lib.common import base_dir, pick_device, run_dir
 from nanochat_lib.inference.engine import Engine
+from nanochat_lib.serving.runs import find_run, last_stage, load_engine
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
-from nanochat_lib.training.checkpoint import latest_checkpoint, load_model
 
 __all__ = [
     "TOOL_MARKS",
@@ -24,8 +22,6 @@ __all__ = [
     "turns_to_drop",
     "Conversation",
     "ChatConfig",
-    "find_run",
-    "load_engine",
     "say",
     "HELP",
     "write_now",
@@ -138,8 +134,8 @@ class ChatConfig:
     """answer this one message and stop"""
     run: str | None = None
     """name of the run; the newest one by default"""
-    stage: Literal["sft", "mid", "base"] = "sft"
-    """sft answers; mid has practised skills only; base only continues a text"""
+    stage: Literal["rl", "sft", "mid", "base"] | None = None
+    """rl by default, or sft if the run has no rl; mid has practised skills only; base continues a text"""
     temperature: float = 0.0
     """0 takes the likeliest token, as the report's scores do; 1 draws with the model's own odds"""
     top_k: int | None = 50
@@ -150,40 +146,6 @@ class ChatConfig:
     """the same seed and messages give the same replies"""
     device: str = "auto"
     """auto, cpu, cuda or mps"""
-
-
-def find_run(name: str | None, stage: str) -> Path:
-    """Find the folder of a run that has a tokenizer and a checkpoint of the stage.
-
-    Args:
-        name: the run's, or None for the one with the newest checkpoint.
-        stage: "sft", "mid" or "base".
-
-    Raises:
-        ValueError: there is none; the message lists what there is.
-    """
-    found = {}
-    for tokenizer in base_dir().glob("*/tokenizer/tokenizer.json"):
-        checkpoint = latest_checkpoint(tokenizer.parents[1] / stage)
-        if checkpoint is not None:
-            found[tokenizer.parents[1].name] = checkpoint.stat().st_mtime
-    if not found:
-        raise ValueError(
-            f"no run under {base_dir()} has a {stage} model yet: train one with `make speedrun`"
-        )
-    name = max(found, key=found.__getitem__) if name is None else name
-    folder = run_dir(name)
-    if name not in found:
-        there = ", ".join(sorted(found))
-        raise ValueError(f"no run {name!r} with a {stage} model: there is {there}")
-    return folder
-
-
-def load_engine(folder: Path, stage: str, device: str = "auto") -> Engine:
-    """Load a run's tokenizer and the newest checkpoint of a stage."""
-    tokenizer = Tokenizer.load(folder / "tokenizer")
-    model, _ = load_model(folder / stage, tokenizer, pick_device(device))
-    return Engine(model.eval(), tokenizer)
 
 
 def say(
@@ -268,13 +230,14 @@ def chat(
         ValueError: there is no such model, a setting is impossible, or the one prompt is too long.
     """
     folder = find_run(config.run, config.stage)
-    engine = load_engine(folder, config.stage, config.device)
+    stage = config.stage or last_stage(folder)
+    engine = load_engine(folder, stage, config.device)
     context = engine.model.config.sequence_len
     conversation = Conversation(engine.tokenizer, context, config.max_tokens)
     if config.prompt is not None:
         answer(engine, conversation, config.prompt, config, write)
         return 0
-    write(f"{folder.name}, {config.stage}. {HELP}")
+    write(f"{folder.name}, {stage}. {HELP}")
     while True:
         try:
             text = read("you: ").strip()

@@ -23,6 +23,7 @@ __all__ = [
     "Sums",
     "anybody",
     "STORYLINES",
+    "cast",
     "Problems",
     "Questions",
     "YesNo",
@@ -142,6 +143,18 @@ STORYLINES = {
 }
 
 
+def cast(rng: random.Random) -> dict[str, str]:
+    """Draw who and what a problem is about, by the names that its frames use."""
+    goods = (phrases("strangers", "goods"), WORDS["things"], real_words())
+    shelf = rng.choices(goods, (6, 2, 2))[0]
+    g = rng.choice(shelf) + ("s" if shelf is goods[2] else "")
+    h, his = rng.choice((("he", "his"), ("she", "her")))
+    names = {"N": anybody(rng), "M": anybody(rng), "H": h.capitalize(), "h": h, "h2": his}
+    things = {"g": g, "g1": g.removesuffix("s"), "k": rng.choice(phrases("strangers", "kin"))}
+    holders = rng.choice(phrases("problems", "holders"))
+    return names | things | {"x": holders, "x1": re.sub("(?<=x)es$|s$", "", holders)}
+
+
 class Problems(TinyWorldTask):
     """Ask a word problem in one of many frames or put together, about anybody and anything."""
 
@@ -150,19 +163,11 @@ class Problems(TinyWorldTask):
         name = "share" if operation.sign == "/" else operation.name
         frame = rng.choice(phrases("problems", name, self.heldout))
         if rng.random() < 0.4:
-            parts = [phrases("problems", part, self.heldout) for part in STORYLINES[name]]
-            frame = " ".join(rng.choice(part) for part in parts)
+            pieces = [phrases("problems", part, self.heldout) for part in STORYLINES[name]]
+            frame = " ".join(rng.choice(piece) for piece in pieces)
         most = rng.choice((9, 20, 60) if operation.sign in "+-" else (9, 12))
         a, b, result = operation.draw(rng, most, self.heldout)
-        goods = (phrases("strangers", "goods"), WORDS["things"], real_words())
-        shelf = rng.choices(goods, (6, 2, 2))[0]
-        g = rng.choice(shelf) + ("s" if shelf is goods[2] else "")
-        h, his = rng.choice((("he", "his"), ("she", "her")))
-        names = {"N": anybody(rng), "M": anybody(rng), "H": h.capitalize(), "h": h, "h2": his}
-        goods = {"g": g, "g1": g.removesuffix("s"), "k": rng.choice(phrases("strangers", "kin"))}
-        holders = rng.choice(phrases("problems", "holders"))
-        goods |= {"x": holders, "x1": re.sub("(?<=x)es$|s$", "", holders)}
-        question = frame.format(a=a, b=b, c=a, **names, **goods)
+        question = frame.format(a=a, b=b, c=a, **cast(rng))
         parts = worked(f"{a}{operation.sign}{b}", result, f"The answer is {result}.")
         return {"messages": exchange(as_typed(rng, question, slips=0.02), parts)}
 

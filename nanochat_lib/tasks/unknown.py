@@ -20,6 +20,7 @@ from nanochat_lib.tasks.contact import (
     YesNo,
 )
 from nanochat_lib.tasks.practice import Dialogue, Lookup, Repeat
+from nanochat_lib.tasks.steps import TwoSteps
 from nanochat_lib.tasks.tinyworld import (
     FactChoice,
     Facts,
@@ -184,12 +185,12 @@ MID_SHARES = {
 }
 SFT_SHARES = {
     Facts: 0.5,
-    FactChoice: 0.8,
-    WordProblems: 0.6,
-    Spelling: 0.3,
+    FactChoice: 0.7,
+    WordProblems: 0.4,
+    Spelling: 0.2,
     Identity: 0.3,
-    Lookup: 0.3,
-    Repeat: 0.3,
+    Lookup: 0.2,
+    Repeat: 0.2,
     Dialogue: 0.2,
     Talk: 3.6,
     Sums: 1.6,
@@ -197,8 +198,9 @@ SFT_SHARES = {
     Questions: 2.4,
     YesNo: 2.0,
     Stories: 0.6,
-    Spell: 2.2,
-    CountLetters: 3.6,
+    Spell: 2.5,
+    CountLetters: 4.2,
+    TwoSteps: 0.15,
     Strangers: 2.2,
     OtherTopics: 2.4,
     OtherTongues: 0.4,

@@ -138,11 +138,15 @@ def test_no_setting_is_nan_or_infinite(tmp_path, value):
         load_profile("nano", manifest)
 
 
+SCORE = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "n": 9}
+HARD = {"sft": {"greedy": SCORE, "sampled": SCORE, "pass_at": {"1": 0.5}}}
+EMPTY = {"tasks": {}, "bits_per_byte": {}, "stages": {}, "hard": HARD}
+
+
 def test_commands_for_pasting_are_quoted(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "300")
-    report = {"tasks": {}, "bits_per_byte": {}, "stages": {}}
     for name in ("my run", "a; echo b", "it's [v2]"):
-        print_report(report, tmp_path / name)
+        print_report(EMPTY, tmp_path / name)
         printed = capsys.readouterr().out.splitlines()
         command = next(line for line in printed if line.startswith("talk to it: "))
         words = shlex.split(command.removeprefix("talk to it: "))
@@ -231,5 +235,5 @@ def test_a_closed_standard_input_is_one_line():
 def test_a_terminal_of_no_width_is_taken_as_80_columns(columns, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     with as_command("test"):
-        print_report({"tasks": {}, "bits_per_byte": {}, "stages": {"data": 1.0}}, Path("run"))
+        print_report(EMPTY | {"stages": {"data": 1.0}}, Path("run"))
     assert "stage" in capsys.readouterr().out

@@ -39,6 +39,7 @@ def runs(tmp_path_factory):
 def without_seconds(report: dict) -> dict:
     """Drop what may differ between two runs: how long things took."""
     kept = {key: value for key, value in report.items() if key != "stages"}
+    kept["rl"] = {k: v for k, v in report["rl"].items() if k != "seconds"}
     kept["training"] = {
         stage: {k: v for k, v in summary.items() if k not in ("seconds", "tokens_per_second")}
         for stage, summary in report["training"].items()
@@ -55,7 +56,7 @@ def test_kills_leave_no_trace(runs):
         for run in (undisturbed, disturbed)
     ]
     assert without_seconds(reports[0]) == without_seconds(reports[1])
-    for stage in ("base", "mid", "sft"):
+    for stage in ("base", "mid", "sft", "rl", "rl/training"):
         weights = [sorted((run / stage).glob("step_*"))[-1] for run in (undisturbed, disturbed)]
         first, second = ((step / "model.safetensors").read_bytes() for step in weights)
         assert weights[0].name == weights[1].name and first == second
@@ -63,13 +64,14 @@ def test_kills_leave_no_trace(runs):
 
 def test_report_has_what_the_design_promises(runs):
     report = json.loads((runs[0] / "report.json").read_text(encoding="utf-8"))
-    assert list(report["stages"]) == ["data", "tokenizer", "base", "mid", "sft", "evaluation"]
+    trained = ["base", "mid", "sft", "rl"]
+    assert list(report["stages"]) == ["data", "tokenizer", *trained, "evaluation"]
     names = {"facts", "word_problems", "multiple_choice", "spelling", "identity"}
-    names |= {"real_words", "first_contact", "third_turn"}
+    names |= {"real_words", "two_steps", "first_contact", "third_turn"}
     assert set(report["tasks"]) == names
     for row in report["tasks"].values():
         assert 0 <= row["chance"]["accuracy"] < 1
-        for model in ("untrained", "base", "mid", "sft"):
+        for model in ("untrained", *trained):
             assert row[model]["low"] <= row[model]["accuracy"] <= row[model]["high"]
             assert row[model]["n"] > 0
     for bits in report["bits_per_byte"].values():
@@ -82,7 +84,7 @@ def test_report_has_what_the_design_promises(runs):
 def test_report_is_a_function_of_the_stored_records(runs, tmp_path):
     copy = tmp_path / runs[0].name
     shutil.copytree(runs[0], copy)
-    names = ["report.json", "report.md", "figures/loss.png"]
+    names = ["report.json", "report.md", "figures/loss.png", "figures/reward.png"]
     before = {name: (copy / name).read_bytes() for name in names}
     for name in names:
         (copy / name).unlink()

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from nanochat_lib.inference.engine import MAX_CALL, Engine, Row, sample
+from nanochat_lib.inference.engine import MAX_CALL, Engine, Row
+from nanochat_lib.inference.sampling import sample
 from nanochat_lib.model.gpt import GPT, GPTConfig
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 

@@ -9,7 +9,8 @@ import torch
 
 from nanochat_lib.evaluation.bpb import BigramModel, bits_per_byte, evaluate_bpb
 from nanochat_lib.evaluation.chat import evaluate_categorical
-from nanochat_lib.inference.engine import Engine, sample
+from nanochat_lib.inference.engine import Engine
+from nanochat_lib.inference.sampling import sample
 from nanochat_lib.model.gpt import GPT, GPTConfig
 from nanochat_lib.tasks.base import Task
 from nanochat_lib.tokenizer.tokenizer import Tokenizer

@@ -8,11 +8,14 @@ import pytest
 from rich.console import Console
 
 from nanochat_lib.capstone.layout import (
+    MODELS,
     bits_rows,
+    hard_rows,
     loss_figure,
     markdown_table,
     percent,
     render_report,
+    reward_figure,
     stage_rows,
     task_rows,
     terminal_table,
@@ -47,6 +50,7 @@ REPORT = {
             "base": 1.0,
             "mid": 0.9,
             "sft": 0.75,
+            "rl": 0.76,
         }
     },
     "tasks": {
@@ -57,7 +61,20 @@ REPORT = {
             "base": score(0.02, 0.003, 0.105, 50),
             "mid": score(0.5, 0.432, 0.568, 200),
             "sft": score(0.925, 0.8799, 0.954, 200),
+            "rl": score(0.93, 0.886, 0.958, 200),
         }
+    },
+    "hard": {
+        "sft": {
+            "greedy": score(0.5, 0.47, 0.53, 1000),
+            "sampled": score(0.4, 0.38, 0.42, 1000),
+            "pass_at": {"1": 0.4, "4": 0.701},
+        },
+        "rl": {
+            "greedy": score(0.8, 0.77, 0.83, 1000),
+            "sampled": score(0.75, 0.73, 0.77, 1000),
+            "pass_at": {"1": 0.75, "4": 0.9},
+        },
     },
     "contamination": {"count": 0, "examples": []},
     "samples": [{"opening": "One day Vera", "continuation": "ran.\n| # *home*"}],
@@ -77,7 +94,8 @@ REPORT = {
 def test_accuracy_is_never_written_without_its_interval_and_floor():
     assert percent(score(0.925, 0.8799, 0.954, 200)) == "92.5% [88, 95]"
     header, row = task_rows(REPORT)
-    assert header == ["task", "floor", "untrained, n=50", "base, n=50", "mid, n=200", "sft, n=200"]
+    columns = ["untrained, n=50", "base, n=50", "mid, n=200", "sft, n=200", "rl, n=200"]
+    assert header == ["task", "floor", *columns]
     assert row == [
         "word problems",
         "12.5%",
@@ -85,14 +103,15 @@ def test_accuracy_is_never_written_without_its_interval_and_floor():
         "2.0% [0, 10]",
         "50.0% [43, 57]",
         "92.5% [88, 95]",
+        "93.0% [89, 96]",
     ]
 
 
 def test_tasks_with_other_numbers_of_questions_show_both():
     report = copy.deepcopy(REPORT)
     report["tasks"]["identity"] = copy.deepcopy(report["tasks"]["word_problems"])
-    report["tasks"]["identity"]["sft"]["n"] = 24
-    assert task_rows(report)[0][-1] == "sft, n=24/200"
+    report["tasks"]["identity"]["rl"]["n"] = 24
+    assert task_rows(report)[0][-1] == "rl, n=24-200"
 
 
 def test_bits_stand_under_the_model_they_belong_to():
@@ -105,7 +124,26 @@ def test_bits_stand_under_the_model_they_belong_to():
         "base": "1.000",
         "mid": "0.900",
         "sft": "0.750",
+        "rl": "0.760",
     }
+
+
+def test_reinforcement_is_shown_by_ways_to_answer():
+    assert hard_rows(REPORT) == [
+        ["problems of two steps", "sft, n=1000", "rl, n=1000"],
+        ["greedy", "50.0% [47, 53]", "80.0% [77, 83]"],
+        ["sampled", "40.0% [38, 42]", "75.0% [73, 77]"],
+        ["right in 1 try", "40.0%", "75.0%"],
+        ["right in 4 tries", "70.1%", "90.0%"],
+    ]
+
+
+def test_reward_figure_repeats_and_skips_steps_that_learned_nothing():
+    history = [{"step": i, "reward": i / 9, "length": 20.0, "entropy": 0.1} for i in range(1, 9)]
+    del history[3]["entropy"]
+    png = reward_figure(history)
+    assert png[:8] == b"\x89PNG\r\n\x1a\n" and png == reward_figure(history)
+    assert png != reward_figure(history[:-1])
 
 
 def test_seconds_are_summed_before_rounding():
@@ -164,11 +202,11 @@ def test_every_column_of_the_largest_table_fits_a_terminal():
     row = report["tasks"].pop("word_problems")
     for n, task in ((34, "identity"), (200, "multiple_choice"), (265, "first_contact")):
         report["tasks"][task] = copy.deepcopy(row)
-        for model in ("untrained", "base", "mid", "sft"):
+        for model in MODELS:
             few = model in ("untrained", "base")
             report["tasks"][task][model] = score(1.0, 0.98, 1.0, min(n, 100) if few else n)
     console = Console(width=80, file=io.StringIO())
-    console.print(terminal_table(task_rows(report)))
+    console.print(terminal_table(task_rows(report, MODELS[1:])))
     shown = console.file.getvalue()
-    for part in ("multiple choice", "first contact", "n=34/200/265", "[98, 100]", "100.0%"):
+    for part in ("multiple choice", "first contact", "n=34-265", "[98, 100]", "100.0%"):
         assert part in shown, shown

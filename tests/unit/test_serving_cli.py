@@ -5,12 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat_lib.common import base_dir
 from nanochat_lib.inference.engine import Engine
 from nanochat_lib.model.gpt import GPT, GPTConfig
 from nanochat_lib.serving import cli
@@ -18,12 +20,12 @@ from nanochat_lib.serving.cli import (
     ChatConfig,
     Conversation,
     chat,
-    find_run,
     stream_text,
     turns_to_drop,
 )
+from nanochat_lib.serving.runs import find_run
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
-from nanochat_lib.training.checkpoint import save_checkpoint
+from nanochat_lib.training.checkpoint import latest_checkpoint, save_checkpoint
 
 TOKENIZER = Tokenizer.train(["a b c"], vocab_size=265)
 MERGED = Tokenizer.train(["né né né \N{SNOWMAN}\N{SNOWMAN} the the"] * 9, vocab_size=275)
@@ -53,7 +55,7 @@ def scripted(monkeypatch):
     """Make `chat` use a scripted engine; return a function that runs a session of typed lines."""
 
     def session(engine, lines, **settings):
-        monkeypatch.setattr(cli, "find_run", lambda name, stage: cli.Path("some_run"))
+        monkeypatch.setattr(cli, "find_run", lambda name, stage: Path("some_run"))
         monkeypatch.setattr(cli, "load_engine", lambda *_: engine)
         # The run-time type check wants an Engine; a chat only ever calls what the script offers.
         monkeypatch.setattr(cli, "say", getattr(cli.say, "__wrapped__", cli.say))
@@ -197,7 +199,7 @@ def test_base_model_continues_the_bare_text(scripted):
 
 
 def save_run(name: str, stage: str = "sft", mtime: int | None = None) -> None:
-    folder = cli.base_dir() / name
+    folder = base_dir() / name
     model = GPT(GPTConfig(sequence_len=64, vocab_size=265, n_layer=1, n_embd=16))
     TOKENIZER.save(folder / "tokenizer")
     meta = {"config": vars(model.config), "tokenizer_hash": TOKENIZER.hash}
@@ -285,7 +287,7 @@ def test_forgetting_waits_for_the_answer_too():
 def test_a_line_that_is_no_utf8_does_not_end_the_chat(monkeypatch):
     engine = ScriptedEngine(TOKENIZER.encode("yes"))
     lines = iter(["broken", "hi", "/quit"])
-    monkeypatch.setattr(cli, "find_run", lambda name, stage: cli.Path("some_run"))
+    monkeypatch.setattr(cli, "find_run", lambda name, stage: Path("some_run"))
     monkeypatch.setattr(cli, "load_engine", lambda *_: engine)
     monkeypatch.setattr(cli, "say", getattr(cli.say, "__wrapped__", cli.say))
     monkeypatch.setattr(cli, "answer", getattr(cli.answer, "__wrapped__", cli.answer))
@@ -354,4 +356,4 @@ def test_copies_of_checkpoints_do_not_stop_any_chat(tmp_path, monkeypatch):
     for name in ("step_001600_backup", "step_best", "step_001600 copy", "step_-1"):
         shutil.copytree(original, original.with_name(name))
     assert {find_run(None, "sft").name, find_run("one", "sft").name} <= {"one", "two"}
-    assert cli.latest_checkpoint(tmp_path / "two" / "sft") == original
+    assert latest_checkpoint(tmp_path / "two" / "sft") == original

@@ -196,3 +196,55 @@ print(json.dumps({"studies": {k: v[1] for k, v in capabilities.STUDIES.items()},
             values = [row[key] for key in row.keys() - {"about"}]
             assert {len(value) for value in values} == {len(row["seeds"])}, f"{study}.{name}"
             assert row["about"] == known["about"][name] and len(row["seeds"]) > 1
+
+
+def test_the_variants_of_reinforcement_change_what_they_say():
+    program = """
+import dataclasses
+import json
+import reinforcement as study
+from nanochat_lib.capstone.profiles import load_profile
+from nanochat_lib.data.tinyworld import World
+from nanochat_lib.tasks.base import content_text
+from nanochat_lib.tasks.steps import TwoSteps
+plain = load_profile("laptop").rl
+changed = {}
+for variant in study.ABOUT:
+    config = dataclasses.replace(plain, **study.settings(variant, plain.seed))
+    names = [f.name for f in dataclasses.fields(config)]
+    changed[variant] = sorted(n for n in names if getattr(config, n) != getattr(plain, n))
+task = TwoSteps(World(0), "test", 1)
+truth = content_text(task[0]["messages"][1]["content"])
+graded = {response: [study.not_wrong(task, task[0], response), study.says_it_only(task, task[0], response)]
+          for response in (truth, truth + " 1000 9999", "I do not know that.")}
+print(json.dumps({"changed": changed, "graded": list(graded.values())}))
+"""
+    found = json.loads(run_program(program))
+    changed = found["changed"]
+    for loss in ("grpo", "dr_grpo", "dapo", "cispo", "gspo"):
+        assert changed[loss] == ["loss", "updates"]
+    assert changed["reinforce"] == ["updates"] and changed["no_replay"] == ["replay"]
+    assert changed["ten_times_the_rate"] == ["blend", "lr_scale", "replay"]
+    for variant in ("as_it_is", "hole_in_the_grader", "hole_closed", "reinforce_0"):
+        assert changed[variant] == []
+    assert changed["reinforce_4"] == ["staleness"] and changed["cispo_16"] == ["loss", "staleness"]
+    assert found["graded"] == [[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]], "silence passes one of them"
+
+
+def test_the_records_of_reinforcement_hold_what_the_studies_run():
+    known = json.loads(
+        run_program(
+            "import json, reinforcement as s; print(json.dumps([s.STUDIES, s.ABOUT, s.STEPS]))"
+        )
+    )
+    for study, variants in known[0].items():
+        record = json.loads((ROOT / f"records/rl/{study}.json").read_text(encoding="utf-8"))
+        assert sorted(record["variants"]) == sorted(variants)
+        for name, row in record["variants"].items():
+            assert row["about"] == known[1][name] and row["seeds"] == [0, 1]
+            assert len(row["greedy"]) == len(row["first_contact"]) == 2
+            assert len(row["curves"]["reward"]) == known[2]
+    faults = json.loads((ROOT / "records/rl/faults.json").read_text(encoding="utf-8"))["variants"]
+    hole, honest = faults["hole_in_the_grader"], faults["as_it_is"]
+    assert hole["curves"]["reward"][-1] > honest["curves"]["reward"][-1], "the hole pays better"
+    assert max(hole["greedy"]) < min(honest["greedy"]), "and teaches less"
