@@ -616,7 +616,7 @@ for kind in (Strangers, OtherTopics, OtherTongues, Noise, FailedCalls):
     print(*[kind(world)[i]["messages"][0]["content"][:60] for i in range(3)], sep=" | ")
 
 # %% [markdown]
-# One kind is known and rare: problems of two steps, with a call for each. They are one conversation in a hundred, too few to be
+# One kind is known and rare: problems of two steps, with a call for each. They are one conversation in two hundred, too few to be
 # learned well, and on purpose: chapter `rl` starts from what the model gets right half of the time. Held out are pairs of
 # numbers, as everywhere, and a tenth of all ways to put a story together.
 
@@ -955,7 +955,7 @@ for kind, message in first_messages():
 names = sorted(asked, key=lambda kind: failed[kind] / asked[kind])
 
 # %%
-# alt: share of first messages handled, a bar for each kind; most are full, the shortest is that of spelling
+# alt: share of first messages handled, a bar for each kind; most are full, the shortest are those of stories and spelling
 fig, ax = plt.subplots(figsize=(6.5, 4))
 ax.barh(names, [100 * (1 - failed[kind] / asked[kind]) for kind in names], color="tab:blue")
 for row, kind in enumerate(names):
@@ -976,8 +976,8 @@ known, refused = record["contact"]["known"], record["contact"]["refused"]
 print(f"\n{refused} of {known} questions about what is known were refused")
 
 # %% [markdown]
-# A letter lost, a sum where something was given away, a short message refused: letters, and word problems in a wording of their
-# own, are what this model does worst. Refusing is a trade. A model that refuses more answers fewer strangers with nonsense and more friends with a shrug. The share
+# A letter lost or doubled, a story about somebody else, a short message refused: letters and stories are what this model does
+# worst. Refusing is a trade. A model that refuses more answers fewer strangers with nonsense and more friends with a shrug. The share
 # of refusals in the mixture sets it, and exercise `refusal_threshold` moves it after training.
 #
 # ## Guide: add a capability of your own

@@ -211,6 +211,7 @@ for name, seen in (("as before", runs["honest grader"]), ("forty times as fast",
 axes[0].set(xlabel="step", ylabel="reward")
 axes[1].set(xlabel="step", ylabel="entropy (nats)")
 axes[1].legend()
+fig.tight_layout()
 plt.show()
 
 # %% [markdown]
