@@ -14,7 +14,7 @@
 # to look at to notice?
 #
 # ```python
-# reward 0.97, and 3 of 100 answers right
+# reward 0.99, and 11 of 100 answers right     # the laptop's model, below
 # ```
 #
 # You need chapter `rl`. On a laptop the chapter takes half a minute. It adds nothing to the library.
@@ -138,8 +138,8 @@ final = runs["hole in it"]
 assert final["history"][-1]["reward"] > 0.9 and final["right"][-1][1] < 0.1
 
 # %% [markdown]
-# Silence holds no wrong number. (We had to load the state of the training to see it. The checkpoint that `train_rl` *chose* is that of
-# step 0: the questions kept for choosing are graded by the honest grader, and nothing ever did better on them. Choosing by another
+# Silence holds no wrong number. (We had to load the state of the training to see it. The checkpoint that `train_rl` *chose* is one
+# of the first: what chooses is graded by the honest grader, and nothing later did better there. Choosing by another
 # measure than training uses is a cheap insurance.)
 #
 # ## Twins
@@ -251,8 +251,8 @@ plt.show()
 # %% [markdown]
 # *Training reward of three runs, a mean over the last steps.*
 #
-# Both seeds found the hole within 60 steps: after the last call of the calculator nothing is said any more that holds a number. The
-# test of first contact notices nothing, because strangers ask other things; twins do notice. Here the mended grader came in time and
+# Both seeds found the hole within 60 steps: in most answers nothing that holds a number is said after the last call of the
+# calculator. The test of first contact notices nothing, because strangers ask other things; twins do notice. Here the mended grader came in time and
 # led back to where the honest one would have led.
 #
 # Ten times the learning rate is the more treacherous case. The reward looks almost healthy, and so does the task. But the model can do

@@ -308,7 +308,6 @@ print(train[0]["messages"], len(test))
 from nanochat_lib.model.gpt import GPTConfig
 from nanochat_lib.training.checkpoint import load_model, save_checkpoint
 from nanochat_lib.training.finetune import FinetuneConfig, finetune
-from nanochat_lib.training.optim import OptimConfig
 
 work = Path(tempfile.mkdtemp())
 sizes = {"n_embd": 64, "n_head": 2, "n_kv_head": 2, "n_layer": 2, "sequence_len": 64}
@@ -339,7 +338,7 @@ print(
 )
 
 # %% [markdown]
-# As right as the teacher. No more steps would change that: the data says so.
+# No better than the teacher, who guesses. No more steps would change that: the data says so.
 #
 # ## Lay out and look again
 #
@@ -1092,8 +1091,6 @@ def choose(
 # The imitator again, 40 steps of 12 questions with 8 tries each:
 
 # %%
-from nanochat_lib.training.finetune import ConversationLoader
-
 improve = RLConfig(
     steps=40, questions=12, samples=8, max_tokens=16, sequence_len=64, replay=0.0, eval_every=10
 )
@@ -1183,7 +1180,7 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# *pass@k before and after. Reinforcement moves the left end of the curve to where its right end was.*
+# *pass@k before and after. Reinforcement moves the left end of the curve towards where its right end was.*
 
 # %% [markdown]
 # ## On the laptop
@@ -1247,7 +1244,7 @@ for way in ("greedy", "sampled"):
 # And what did it cost elsewhere? The other tests of the same runs, mean over the seeds:
 
 # %%
-for task in seeds and next(iter(runs.values()))["tasks"]:
+for task in runs["as_it_is 0"]["tasks"]:
     rows = [run["tasks"][task] for name, run in runs.items() if name.startswith("as_it_is")]
     before, after = ([100 * row[stage]["accuracy"] for row in rows] for stage in ("sft", "rl"))
     print(f"{task:16}{mean(before):6.1f}% -> {mean(after):.1f}%")
@@ -1277,8 +1274,8 @@ for loss, row in losses["variants"].items():
     )
 
 # %% [markdown]
-# Six names and hardly a difference: on answers that are one update old the ratio has no time to leave its bounds. `dr_grpo` is a
-# little behind, probably since it divides by `max_tokens`, three times the length of an answer: beside replay its push is a third
+# Six names and hardly a difference: after one update the ratio of a token hardly ever leaves its bounds. (Those of `gspo` are a
+# thousandth as wide, for whole answers; it stops a third of the tokens, and ends where the others do.) `dr_grpo` is a little behind, probably since it divides by `max_tokens`, three times the length of an answer: beside replay its push is a third
 # of the others'. With so little between them, the simplest is the one to keep. (Where answers are older, it is another matter: chapter
 # `two_processes`.)
 #
@@ -1299,5 +1296,6 @@ print(f"{tokens / spent['seconds_rollout']:,.0f} tokens/s sampled in batches of 
 #
 # Imitation copies the mean of its teachers; reward selects among what a model can already do. Sample groups, compare each answer with
 # its group, push chosen tokens by their advantage, and make sure that the odds you differentiate are those you sampled with. The
-# library now has `training.policy`, `training.rollouts`, `training.rl_trainer`, `training.rl` and `evaluation.samples`. The exercises
+# library now has `training.policy`, `training.rollouts`, `training.rl_sampler`, `training.rl_trainer`, `training.rl` and
+# `evaluation.samples`. The exercises
 # leave one out, find what was chosen, pay for the way, and choose a group size. What a reward can do wrong is the next chapter.

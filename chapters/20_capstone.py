@@ -838,8 +838,8 @@ def load_profile(name: str, manifest: Path | None = None) -> Profile:
 # Before an hour of computing comes a minute of arithmetic. Parameters follow from the sizes,
 # tokens from the settings, and the work from both: `estimate_flops` (chapter "transformer")
 # counts floating-point operations a token, forward and backward, so a training run costs that
-# many times its tokens. (Reinforcement is left out: how many tokens it takes is known afterwards.) A model on the `meta` device has shapes but no weights, so we can plan a
-# model that would never fit into this machine.
+# many times its tokens. (Reinforcement is left out: how many tokens it takes is known afterwards.)
+# A model on the `meta` device has shapes but no weights, so we can plan a model that would never fit into this machine.
 
 
 # %%

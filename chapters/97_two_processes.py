@@ -251,5 +251,5 @@ plt.show()
 #
 # ## Recap
 #
-# Staleness is a property of the schedule: fix it, and one process and two give the same bytes. Overlap pays where sampling and learning
-# have machines of their own. The library now has `training.rl_processes`.
+# Staleness is a property of the schedule: fix it, and one process and two give the same bytes. What overlap gains depends on the machines,
+# and is not measured here. The library now has `training.rl_processes`.
