@@ -10,7 +10,7 @@ NOTEBOOKS = $(wildcard chapters/*.ipynb solutions/*.ipynb)
 CALM := GOMP_SPINCOUNT=10000
 ONE_THREAD := OMP_NUM_THREADS=1 MPLBACKEND=agg HF_HUB_OFFLINE=1
 
-.PHONY: help setup speedrun test lint check rust unit notebooks smoke bench-tokenizer bench-ideas bench-training study-speed study-quality study-tinyworld study-contact study-capabilities study-rl pictures lock clean
+.PHONY: help setup speedrun test lint check rust unit notebooks smoke bench-tokenizer bench-ideas bench-training bench-inference load-test study-speed study-quality study-tinyworld study-contact study-capabilities study-rl pictures lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | while IFS='|' read -r target text; \
@@ -58,6 +58,12 @@ bench-ideas: setup  ## take one idea at a time out of rustbpe, and write what it
 bench-training: setup  ## time training steps beside our first ones and those of NANOCHAT_CHECKOUT; RECORD=1 keeps the table
 	@$(CALM) $(BIN)/python studies/training_speed.py $(if $(RECORD),--record)
 
+bench-inference: setup  ## time our engine beside that of NANOCHAT_CHECKOUT; RECORD=1 keeps the table (ten minutes)
+	@$(CALM) $(BIN)/python studies/inference_speed.py $(if $(RECORD),--record)
+
+load-test: setup  ## let 64 clients talk to the newest run's server for a minute
+	@$(BIN)/python studies/load.py
+
 study-speed: setup  ## take the laptop's training step apart for the chapter on speed (five minutes; measure alone)
 	@$(CALM) $(BIN)/python studies/training_step.py
 
@@ -73,7 +79,7 @@ study-contact: setup  ## run the laptop profile with five seeds, and without one
 study-capabilities: setup  ## fine-tune the laptop run in several ways: replay, letters, identity, LoRA (an hour)
 	@$(BIN)/python studies/capabilities.py
 
-study-rl: setup  ## reinforce the laptop run with six losses, and in ways that go wrong (twenty minutes)
+study-rl: setup  ## reinforce the laptop run with six losses, and in ways that go wrong (half an hour)
 	@$(BIN)/python studies/reinforcement.py
 
 pictures: setup  ## draw the README's pictures again

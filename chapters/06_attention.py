@@ -684,10 +684,10 @@ class AttentionCache(Protocol):
     def update(
         self, layer_idx: int, k: Float[Tensor, "B T H D"], v: Float[Tensor, "B T H D"]
     ) -> tuple[Float[Tensor, "B S H D"], Float[Tensor, "B S H D"]]:
-        """Store the new keys and values of a layer; return all of them, old and new."""
+        """Store the new keys and values of a layer; return all of them, keys as they are to be read."""
 
-    def attention_mask(self, n_new: int) -> Bool[Tensor, "B 1 T S"]:
-        """Return True where a new token may read a stored one."""
+    def attention_mask(self, n_new: int) -> Shaped[Tensor, "B 1 T S"] | None:
+        """Return what `fused_attention` takes as a mask for the new tokens."""
 
     def advance(self, n_new: int, embeddings: Float[Tensor, "B T C"] | None) -> None:
         """Count the new tokens as read, once all layers are done."""
@@ -695,7 +695,8 @@ class AttentionCache(Protocol):
 
 # %% [markdown]
 # The fused kernel, with its two switches thrown by what it is given: without a mask it is causal, and
-# with fewer key heads than query heads it shares them.
+# with fewer key heads than query heads it shares them. A single query without a mask is the newest token,
+# which may read everything.
 
 
 # %%
@@ -712,13 +713,19 @@ def fused_attention(
         q: queries, shape (B, H, T, D).
         k: keys, shape (B, G, S, D); H is a multiple of G, and query head h reads key head h * G // H.
         v: values, the same shape.
-        mask: True where the query may read the key, or what is added to scores; None for causal, with S = T.
+        mask: True where the query may read the key, or what is added to scores; None for causal with S = T,
+            and for a single query that reads every key.
 
     Returns:
         The outputs, shape (B, H, T, D).
     """
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=k.size(1) < q.size(1)
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        is_causal=mask is None and q.size(2) > 1,
+        enable_gqa=k.size(1) < q.size(1),
     )
 
 
@@ -774,7 +781,7 @@ class CausalSelfAttention(nn.Module):
         borders: Borders | None = None,
         more_values: Float[Tensor, "B T G D"] | None = None,
     ) -> Float[Tensor, "B T C"]:
-        """Mix every token with what it may read; a cache supplies the tokens read before.
+        """Mix every token with what it may read; a cache supplies the tokens read before, their keys offset.
 
         What else a token should give its readers, `more_values`, is added to its values.
         """
@@ -784,7 +791,7 @@ class CausalSelfAttention(nn.Module):
         if kv_cache is not None:
             k, v = kv_cache.update(self.layer_idx, k, v)
             mask = kv_cache.attention_mask(x.size(1))
-        if self.key_offset:
+        elif self.key_offset:
             k = offset_keys(k, None if borders is None else borders.starts)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, T, D)
         y = self.attend(q, k, v, mask)

@@ -446,7 +446,18 @@ for depth in (2, 4, 12, 20, 32):
 
 
 # %%
-#| export model.gpt
+#| default_exp model.losses
+# The loss: cross-entropy of the tokens that are to be learned.
+
+# %%
+#| export
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+# %%
+#| export
 def token_losses(
     logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"], reduction: str = "mean"
 ) -> Float[Tensor, "*BT"]:
@@ -536,6 +547,9 @@ for logit in (1.0, 15.0, 100.0):
 
 # %%
 #| export model.gpt
+from nanochat_lib.model.losses import token_losses
+
+
 class GPT(nn.Module):
     """Predict the next token at every position.
 
@@ -616,6 +630,11 @@ class GPT(nn.Module):
             kv_cache.advance(n_new, None if self.smear is None else embeddings)
         return rms_norm(x)
 
+    def logits(self, x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows V"]:
+        """Score every token of the vocabulary, in float32 and softly capped, from what `hidden` returned."""
+        logits = self.lm_head(x)[..., : self.config.vocab_size].float()
+        return self.config.softcap * torch.tanh(logits / self.config.softcap)
+
     def forward(
         self,
         idx: Int[Tensor, "B T"],
@@ -634,8 +653,7 @@ class GPT(nn.Module):
         Raises:
             ValueError: idx is longer than sequence_len, or the reduction is unknown.
         """
-        logits = self.lm_head(self.hidden(idx, kv_cache))[..., : self.config.vocab_size].float()
-        logits = self.config.softcap * torch.tanh(logits / self.config.softcap)
+        logits = self.logits(self.hidden(idx, kv_cache))
         return logits if targets is None else token_losses(logits, targets, loss_reduction)
 
     def num_params(self) -> int:
@@ -1007,8 +1025,8 @@ assert loss.item() == 0 and all((weight.grad == 0).all() for weight in model.par
 # A transformer is a stream of vectors to which layers add: attention moves information between
 # tokens, the MLP works on each alone, norms keep what they read at one size, and projections that
 # start at zero make the untrained model exactly ignorant. `GPTConfig`, `GPT`, `Block`, `MLP`
-# and `token_losses` are now in `nanochat_lib.model.gpt`, `Smear` in `nanochat_lib.model.smear`, `ValueEmbedding` in
-# `nanochat_lib.model.value_embedding`; one dial sets all sizes, and
+# are now in `nanochat_lib.model.gpt`, `token_losses`, `Smear` and `ValueEmbedding` in `losses`, `smear` and
+# `value_embedding` beside it; one dial sets all sizes, and
 # weights, operations and memory can be worked out before anything runs. In the exercises you turn
 # a budget into a depth, compute the loss without ever holding all logits, and take the parts out one
 # at a time. Our model trains

@@ -11,14 +11,14 @@
 # Our GPT answers one question: which token comes next? A reply of 60 tokens asks it 60 times, and
 # each time the text is one token longer. Reading it all again for every token would make the last
 # word of a reply cost far more than the first. This chapter makes every word cost about the same,
-# answers a hundred prompts at once, and hands the model a calculator:
+# for many rows of text at once, and shows how a token is chosen from the odds that a model gives:
 #
 # ```python
-# Engine(model, tokenizer).generate_batch([prompt_1, prompt_2])   # [(tokens, mask), (tokens, mask)]
+# logits = model(tokens, kv_cache=cache)       # reads the new tokens alone
+# sample(logits[:, -1], uniforms, temperature=0.8, top_p=0.9)
 # ```
 #
-# You need the GPT and the tokenizer of the earlier chapters. On a laptop the chapter takes about 15
-# seconds, of which half goes into training a small model that is worth listening to.
+# You need the GPT of the earlier chapters. On a laptop the chapter takes a few seconds.
 
 # %%
 #| default_exp inference.kv_cache
@@ -26,18 +26,14 @@
 
 # %%
 import math
-import random
 import time
-from collections import Counter
 
 import matplotlib.pyplot as plt
-
-from nanochat_lib.training.optim import OptimConfig, build_optimizers
 
 # %%
 #| export
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nanochat_lib.model.gpt import GPTConfig
@@ -206,14 +202,15 @@ for row in visible[:, 0]:
 # Place 2 of the second row still holds a pad's key, and the `-` keeps it unseen. When that row gets
 # there, the pad is overwritten.
 #
-# Two more decisions make the cache quick. Appending with `cat` copies everything at every step, so
-# we take memory in blocks of 128 places and write in place. And we store a head's keys side by
-# side, the way attention reads them: `(B, H, room, D)`. For 128 rows of 120 tokens that halved the
-# time of attention in a decode step (2.3 to 1.0 ms, measured on one core of an AMX server,
-# 2026-11).
+# Three more decisions make the cache quick. Appending with `cat` copies everything at every step, so
+# all memory is taken at the start and written in place. A head's keys lie side by side, the way
+# attention reads them: `(B, H, room, D)`. For 128 rows of 120 tokens that halved the time of attention
+# in a decode step (2.3 to 1.0 ms, measured on one core of an AMX server, 2026-11). And a model with
+# offset keys (chapter `attention`) has them stored where they will be read, one place later: moving
+# them at every step would copy all keys of the past.
 #
-# The new places are filled with zeros. Is that not a waste, when the mask hides them? Hidden means
-# weight 0, and fresh memory can hold anything:
+# The memory is filled with zeros. Is that not a waste, when the mask hides what is not yet written?
+# Hidden means weight 0, and fresh memory can hold anything:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -224,20 +221,20 @@ print(
 )
 
 # %% [markdown]
-# Here is the cache. Its rows have lengths of their own; `set_lengths` says before a padded prefill
-# where each prompt ends; `select` and `expand` copy rows, to drop those that have ended and to draw
-# several answers from one prefill.
+# Here is the cache. Its rows have lengths of their own. `expect` says before a pass which rows it is
+# for, and how many of each row's tokens are real; the rest is padding. The last six methods are for
+# rows that come and go, which is the next chapter's business: a row can be emptied, copied out, filled
+# from a copy, shortened and moved, and rows can be added.
 
 
 # %%
 #| export
 class KVCache:
-    """Hold the keys and values of every past token, for rows of different lengths.
+    """Hold the keys and values of every past token, for rows of different lengths that come and go.
 
     The model asks for `positions`, hands new keys and values to `update`, looks through
-    `attention_mask` and calls `advance` once, after its last layer. Memory is taken in steps of
-    `grow_by` tokens. It is written in place, without gradients: call the model under
-    `torch.inference_mode()`.
+    `attention_mask` and calls `advance` once, after its last layer. All memory is taken at the start
+    and written in place, without gradients: call the model under `torch.inference_mode()`.
     """
 
     def __init__(
@@ -247,7 +244,6 @@ class KVCache:
         max_len: int | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        grow_by: int = 128,
     ) -> None:
         """Make an empty cache.
 
@@ -257,7 +253,6 @@ class KVCache:
             max_len: tokens that a row may reach; the model's `sequence_len` when None.
             device: where the tensors live.
             dtype: of keys and values.
-            grow_by: tokens of room added when the room runs out.
 
         Raises:
             ValueError: no rows, or max_len beyond what the model was built for.
@@ -268,57 +263,93 @@ class KVCache:
                 f"a cache of {batch_size} rows x {self.max_len} tokens: need at least 1 row, and "
                 f"1 to {config.sequence_len} tokens (the model's sequence_len)"
             )
-        self.config, self.grow_by = config, grow_by
+        self.config = config
         # Keys and values, each (L, B, H, room, D): a head's keys side by side, as attention reads.
-        shape = (2, config.n_layer, batch_size, config.n_kv_head, 0, config.head_dim)
+        # Heads with offset keys store them one place later, so that attention finds them in place.
+        room = self.max_len + config.key_offset
+        shape = (2, config.n_layer, batch_size, config.n_kv_head, room, config.head_dim)
+        # Zeros, not empty: a masked key still meets its value as 0 * value, and 0 * NaN is NaN.
         self.memory = torch.zeros(shape, device=device, dtype=dtype)
-        self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
-        self.longest = (
-            0  # max(lengths), kept on the host: asking a GPU for it would stall every step
-        )
-        self.previous_embedding: Tensor | None = None
-        self._pending: Tensor | None = None
-        self._step: tuple[Tensor, Tensor] | None = None  # positions and mask, shared by all layers
+        self.lengths = [0] * batch_size  # on the host: asking a GPU for them would stall every step
+        self._embeddings = None  # of each row's last token, for models with smear
+        if config.smear:
+            self._embeddings = self.memory.new_zeros(batch_size, 1, config.n_embd)
+        self._start, self._counts = 0, None  # the rows of the coming pass, and tokens for each
+        self._step: tuple | None = None  # positions, mask and where to write, shared by all layers
 
     @property
     def batch_size(self) -> int:
         """Count the rows."""
-        return self.memory.shape[2]
+        return len(self.lengths)
 
     @property
     def nbytes(self) -> int:
         """Count the bytes of memory taken for keys and values."""
         return self.memory.numel() * self.memory.element_size()
 
-    def _prepare(self, n_new: int) -> tuple[Tensor, Tensor]:
-        """Make room for n_new tokens a row; return their positions (B, T) and mask (B, 1, T, S)."""
-        if self._step is not None and self._step[0].shape[1] == n_new:
-            return self._step
-        total = self.longest + n_new
-        if total > self.max_len:
+    def expect(self, counts: list[int], start: int = 0) -> None:
+        """Announce a pass over some neighbouring rows, or one with padding on the right.
+
+        Args:
+            counts: how many of the new tokens are real, for each row of the pass.
+            start: the first of these rows.
+
+        Raises:
+            ValueError: a row is not there, or gets no token.
+        """
+        if start < 0 or start + len(counts) > self.batch_size or min(counts, default=0) < 1:
             raise ValueError(
-                f"{self.longest} cached tokens and {n_new} new ones need {total} places, the cache "
-                f"ends at {self.max_len}: shorten the prompt or ask for fewer tokens"
+                f"{counts} new tokens for rows from {start} on, of {self.batch_size} rows: give one "
+                "count for each row of the pass, at least 1"
             )
-        room = self.memory.shape[4]
-        if total > room:
-            extra = min(-(-total // self.grow_by) * self.grow_by, self.max_len) - room
-            shape = (*self.memory.shape[:4], extra, self.memory.shape[5])
-            # Zeros, not empty: a masked key still meets its value as 0 * value, and 0 * NaN is NaN.
-            self.memory = torch.cat([self.memory, self.memory.new_zeros(shape)], dim=4)
-        steps = torch.arange(total, device=self.lengths.device)
-        positions = self.lengths[:, None] + steps[:n_new]  # (B, T)
-        mask = steps <= positions[:, None, :, None]  # (B, 1, T, S)
-        self._step = (positions, mask)
+        self._start, self._counts, self._step = start, counts, None
+
+    @property
+    def _stop(self) -> int:
+        """The row after the last one of the coming pass."""
+        return self.batch_size if self._counts is None else self._start + len(self._counts)
+
+    @property
+    def previous_embedding(self) -> Float[Tensor, "B 1 C"] | None:
+        """What entered the first layer for the last token of each row of the coming pass; at first zeros."""
+        return None if self._embeddings is None else self._embeddings[self._start : self._stop]
+
+    def _prepare(self, n_new: int) -> tuple:
+        """Return the positions, the mask and the places of the coming pass."""
+        if self._step is not None and self._step[0] == n_new:
+            return self._step
+        lengths, device = self.lengths[self._start : self._stop], self.memory.device
+        longest = max(lengths)
+        if longest + n_new > self.max_len:
+            raise ValueError(
+                f"{longest} cached tokens and {n_new} new ones need {longest + n_new} places, the "
+                f"cache ends at {self.max_len}: shorten the prompt or ask for fewer tokens"
+            )
+        steps = torch.arange(longest + n_new, device=device)
+        together = min(lengths) == longest
+        if together:
+            positions = steps[None, longest:]  # (1, T)
+        else:
+            positions = torch.tensor(lengths, device=device)[:, None] + steps[:n_new]  # (B, T)
+        mask = None
+        if longest > 0 and not (together and n_new == 1):
+            hidden = steps > positions[:, None, :, None]
+            mask = torch.zeros_like(hidden, dtype=self.memory.dtype)
+            mask.masked_fill_(hidden, -torch.inf)  # (B, 1, T, S)
+        place = slice(longest, longest + n_new) if together else positions
+        self._step = (n_new, positions, mask, place, longest + n_new)
         return self._step
 
     def positions(self, n_new: int) -> Int[Tensor, "B T"]:
-        """Give the absolute positions of the next n_new tokens of every row."""
-        return self._prepare(n_new)[0]
-
-    def attention_mask(self, n_new: int) -> Bool[Tensor, "B 1 T S"]:
-        """Give True where a new token may look: at positions up to its own, in its own row."""
+        """Give the absolute positions of the next n_new tokens of every row; one row stands for equal ones."""
         return self._prepare(n_new)[1]
+
+    def attention_mask(self, n_new: int) -> Float[Tensor, "B 1 T S"] | None:
+        """Give what is added to scores: 0 up to a new token's own position, in its own row, then -inf.
+
+        None where nothing is hidden but what comes later in the pass itself.
+        """
+        return self._prepare(n_new)[2]
 
     def update(
         self, layer_idx: int, k: Float[Tensor, "B T H D"], v: Float[Tensor, "B T H D"]
@@ -331,72 +362,89 @@ class KVCache:
             v: new values, same shape.
 
         Returns:
-            Keys and values of shape (B, S, n_kv_head, head_dim), S = longest row + T.
+            Keys, offset if the model's are, and values: (B, S, n_kv_head, head_dim), S = longest row + T.
         """
-        positions, _ = self._prepare(k.shape[1])
-        total = self.longest + k.shape[1]
-        rows = torch.arange(self.batch_size, device=positions.device)[:, None]  # (B, 1)
-        keys, values = self.memory[0, layer_idx], self.memory[1, layer_idx]
-        keys[rows, :, positions] = k.to(keys.dtype)  # (B, T, H, D)
-        values[rows, :, positions] = v.to(values.dtype)
+        _, _, _, place, total = self._prepare(k.shape[1])
+        keys, values = self.memory[:, layer_idx, self._start : self._stop]
+        plain = self.config.n_kv_head // 2 if self.config.key_offset else self.config.n_kv_head
+        if isinstance(place, slice):
+            later = slice(place.start + 1, place.stop + 1)
+            values[:, :, place] = v.transpose(1, 2)
+            keys[:, :plain, place] = k[:, :, :plain].transpose(1, 2)
+            keys[:, plain:, later] = k[:, :, plain:].transpose(1, 2)
+        else:
+            rows = torch.arange(len(place), device=place.device)[:, None]  # (B, 1)
+            values[rows, :, place] = v.to(values.dtype)  # (B, T, H, D)
+            keys[rows, :plain, place] = k[:, :, :plain].to(keys.dtype)
+            keys[rows, plain:, place + 1] = k[:, :, plain:].to(keys.dtype)
         return keys[:, :, :total].transpose(1, 2), values[:, :, :total].transpose(1, 2)
 
-    def set_lengths(self, lengths: list[int]) -> None:
-        """Announce how long each row will be after the coming forward pass, without its padding.
-
-        Args:
-            lengths: tokens of each row, without padding, counted from the row's first token.
-
-        Raises:
-            ValueError: not one length a row, or one that does not lengthen its row.
-        """
-        wanted = torch.tensor(lengths, dtype=torch.long, device=self.lengths.device)
-        if wanted.shape != self.lengths.shape or bool((wanted <= self.lengths).any()):
-            raise ValueError(
-                f"lengths {lengths} for {self.batch_size} rows that hold {self.lengths.tolist()} "
-                "tokens: give one length a row, each longer than the row is now"
-            )
-        self._pending = wanted
-
     def advance(self, n_new: int, embeddings: Float[Tensor, "B T C"] | None = None) -> None:
-        """Close a forward pass: lengthen every row and remember its last embedding.
+        """Close a forward pass: lengthen its rows and remember their last embeddings.
 
         Args:
             n_new: tokens that the pass added to every row, padding included.
             embeddings: what entered the first layer, for models whose tokens look at their left
                 neighbour's embedding; None for the others.
         """
-        before = self.lengths
-        self.lengths = before + n_new if self._pending is None else self._pending
-        self.longest = self.longest + n_new if self._pending is None else int(self.lengths.max())
-        if embeddings is not None:
-            last = (self.lengths - before - 1).clamp(max=n_new - 1)  # (B,)
-            rows = torch.arange(self.batch_size, device=last.device)
-            self.previous_embedding = embeddings[rows, last][:, None]  # (B, 1, C)
-        self._pending, self._step = None, None
+        start, stop = self._start, self._stop
+        counts = [n_new] * (stop - start) if self._counts is None else self._counts
+        for row, count in enumerate(counts, start):
+            self.lengths[row] += count
+        if embeddings is not None and self._embeddings is not None:
+            last = torch.tensor(counts, device=embeddings.device)[:, None, None] - 1
+            last = last.expand(-1, 1, embeddings.shape[2])
+            self._embeddings[start:stop] = embeddings.gather(1, last)
+        self._start, self._counts, self._step = 0, None, None
 
-    def select(self, rows: list[int]) -> "KVCache":
-        """Copy the given rows, in the given order, into a new cache.
+    def forget(self, row: int) -> None:
+        """Empty a row for another text."""
+        self.lengths[row] = 0
+        if self._embeddings is not None:
+            self._embeddings[row] = 0
+
+    def snapshot(self, row: int) -> tuple[Tensor, Tensor | None]:
+        """Copy out a row: keys and values (2, L, H, room, D) of its tokens, and its last embedding."""
+        room = self.lengths[row] + self.config.key_offset
+        last = None if self._embeddings is None else self._embeddings[row].clone()
+        return self.memory[:, :, row, :, :room].clone(), last
+
+    def restore(
+        self, row: int, n: int, memory: Tensor, embedding: Float[Tensor, "1 C"] | None
+    ) -> None:
+        """Let a row hold the first n tokens of another row or of a snapshot.
 
         Args:
-            rows: row numbers; repeats are welcome, absent rows are dropped.
-
-        Returns:
-            A cache of len(rows) rows that shares no memory with this one.
+            row: is overwritten.
+            n: tokens.
+            memory: keys and values, (2, L, H, at least n places, D).
+            embedding: what entered the first layer for token n - 1; None for models without smear.
         """
-        other = KVCache(self.config, len(rows), self.max_len, self.memory.device, self.memory.dtype)
-        index = torch.tensor(rows, dtype=torch.long, device=self.lengths.device)
-        other.grow_by = self.grow_by
-        other.memory = self.memory.index_select(2, index)
-        other.lengths = self.lengths[index]
-        other.longest = int(other.lengths.max())
-        if self.previous_embedding is not None:
-            other.previous_embedding = self.previous_embedding[index]
-        return other
+        room = n + self.config.key_offset
+        self.memory[:, :, row, :, :room] = memory[:, :, :, :room]
+        self.trim(row, n, embedding)
 
-    def expand(self, n: int) -> "KVCache":
-        """Copy every row n times, neighbours together: one prefill, n samples."""
-        return self.select([row for row in range(self.batch_size) for _ in range(n)])
+    def trim(self, row: int, n: int, embedding: Float[Tensor, "1 C"] | None) -> None:
+        """Take back what a row has read beyond its first n tokens; `embedding` as in `restore`."""
+        self.lengths[row] = n
+        if self._embeddings is not None:
+            self._embeddings[row] = embedding
+
+    def move(self, source: int, target: int) -> None:
+        """Let a row take another row's place."""
+        last = None if self._embeddings is None else self._embeddings[source]
+        self.restore(target, self.lengths[source], self.memory[:, :, source], last)
+
+    def grow(self, batch_size: int) -> None:
+        """Add empty rows, up to batch_size of them in all."""
+        more = batch_size - self.batch_size
+        if more > 0:
+            extra = self.memory.new_zeros((*self.memory.shape[:2], more, *self.memory.shape[3:]))
+            self.memory = torch.cat([self.memory, extra], dim=2)
+            self.lengths += [0] * more
+            if self._embeddings is not None:
+                extra = self._embeddings.new_zeros(more, *self._embeddings.shape[1:])
+                self._embeddings = torch.cat([self._embeddings, extra])
 
 
 # %% [markdown]
@@ -410,7 +458,7 @@ prompts = [torch.randint(0, 1000, (n,), generator=generator).tolist() for n in (
 padded = torch.tensor([p + [0] * (9 - len(p)) for p in prompts])
 cache = KVCache(laptop.config, batch_size=3)
 with torch.inference_mode():
-    cache.set_lengths([9, 2, 5])
+    cache.expect([9, 2, 5])
     step = laptop(padded, kv_cache=cache)[range(3), [8, 1, 4]].argmax(-1)[:, None]  # (3, 1)
     answers = [step]
     for _ in range(5):
@@ -422,7 +470,7 @@ answers = torch.cat(answers, 1).tolist()
 for prompt_tokens, answer in zip(prompts, answers):
     alone = slow_greedy(laptop, prompt_tokens, n_new=6)
     assert answer == alone, f"{answer} is not {alone}: does padding leak into the row?"
-print("rows now hold", cache.lengths.tolist(), "tokens")
+print("rows now hold", cache.lengths, "tokens")
 
 # %% [markdown]
 # Tokens agree when logits agree only roughly, so we also compare the logits themselves, reading a
@@ -465,13 +513,11 @@ def cache_bytes(config: GPTConfig, n_tokens: int, bytes_per_number: int) -> int:
 # %%
 # NBVAL_CHECK_OUTPUT
 cache = KVCache(laptop.config, batch_size=3)
-with torch.inference_mode():
-    laptop(torch.zeros(3, 130, dtype=torch.long), kv_cache=cache)
 print(
-    f"3 rows of 130 tokens: derived {cache_bytes(laptop.config, 3 * 256, 4):,} bytes, "
+    f"3 rows of 256 places: derived {cache_bytes(laptop.config, 3 * 256, 4):,} bytes, "
     f"taken {cache.nbytes:,}"
 )
-assert cache.nbytes == cache_bytes(laptop.config, 3 * 256, 4)  # 130 tokens take two blocks of 128
+assert cache.nbytes == cache_bytes(laptop.config, 3 * 256, 4)
 d20 = GPTConfig.from_depth(20, vocab_size=65_536, sequence_len=2_048)
 print(
     f"d20 in bfloat16: {cache_bytes(d20, 1, 2):,} bytes a token, "
@@ -624,21 +670,72 @@ assert (cumulative <= 0.6).sum() == 1
 # %%
 #| export
 import math
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+
+# %% [markdown]
+# Top-k keeps the same number of tokens whether the model is sure or has no idea. Two dials look at the
+# odds instead: **top-p** keeps the fewest of the likeliest tokens that hold a probability of p together,
+# **min-p** those that are at least a share of p as likely as the likeliest.
 
 
 # %%
 #| export
-def sample(
+def check_dials(temperature: float, top_k: int | None, top_p: float, min_p: float) -> None:
+    """Complain about dials that mean nothing.
+
+    Raises:
+        ValueError: a negative temperature, top_k below 1, top_p or min_p not a share, or any NaN.
+    """
+    if not temperature >= 0 or (top_k is not None and top_k < 1):  # NaN < 0 is false
+        raise ValueError(
+            f"temperature {temperature} and top_k {top_k}: need >= 0, and >= 1 or None"
+        )
+    if not (0 < top_p <= 1 and 0 <= min_p <= 1):
+        raise ValueError(
+            f"top_p {top_p} and min_p {min_p}: need 0 < top_p <= 1 and 0 <= min_p <= 1"
+        )
+
+
+def kept_tokens(
+    logits: Float[Tensor, "B V"], top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0
+) -> Bool[Tensor, "B V"]:
+    """Mark the tokens that may be drawn; each dial looks at what the ones before it have left.
+
+    Args:
+        logits: scores, already divided by the temperature, shape (B, V).
+        top_k: keep the k largest, and what equals the last of them.
+        top_p: keep the fewest of the likeliest tokens whose probability adds up to this.
+        min_p: keep tokens at least this share as likely as the likeliest.
+
+    Source: top-p Holtzman et al. 2019 (arXiv:1904.09751); min-p Nguyen et al. 2024 (arXiv:2407.01082).
+    """
+    kept = torch.ones_like(logits, dtype=torch.bool)
+    if top_k is not None and top_k < logits.shape[-1]:
+        kept = logits >= logits.topk(top_k, dim=-1).values[:, -1:]
+    if top_p < 1:
+        ordered, order = logits.masked_fill(~kept, -math.inf).sort(dim=-1, descending=True)
+        odds = ordered.softmax(-1)
+        likelier = odds.cumsum(-1) - odds  # probability of the tokens before
+        kept = kept & torch.empty_like(kept).scatter(1, order, likelier < top_p)
+    if min_p > 0:
+        kept = kept & (logits >= logits.amax(-1, keepdim=True) + math.log(min_p))
+    return kept
+
+
+def draw(
     logits: Float[Tensor, "B V"],
     uniforms: Float[Tensor, " B"],
     temperature: float = 1.0,
     top_k: int | None = None,
-) -> Int[Tensor, " B"]:
-    """Pick one token a row, by walking along the cumulative probabilities.
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
+    """Pick one token a row, by walking along the cumulative probabilities, and say how likely that was.
 
     Example: probabilities [0.2, 0.5, 0.3] and a uniform of 0.6 -> 1, because 0.2 <= 0.6 < 0.7.
 
@@ -646,32 +743,43 @@ def sample(
         logits: scores, shape (B, V).
         uniforms: one number in [0, 1) a row, shape (B,), on any device.
         temperature: divides the logits; 0 takes the largest, infinity makes all equally likely.
-        top_k: keep only the k largest logits of each row.
+        top_k: as in `kept_tokens`, but of equal logits no more than k are kept.
+        top_p: as in `kept_tokens`.
+        min_p: as in `kept_tokens`.
 
     Returns:
-        Token ids, shape (B,), int64.
+        Token ids, int64, and the log-probability of each draw in nats, float32; shape (B,).
 
     Raises:
-        ValueError: a temperature that is negative or no number, top_k below 1, or a logit that is NaN or infinite.
+        ValueError: a dial that means nothing, or a logit that is NaN or infinite.
     """
-    if not temperature >= 0 or (top_k is not None and top_k < 1):  # NaN < 0 is false
-        raise ValueError(
-            f"temperature {temperature} and top_k {top_k}: need >= 0, and >= 1 or None"
-        )
+    check_dials(temperature, top_k, top_p, min_p)
     if not bool((logits < math.inf).all()):  # of NaN argmax makes token 0, without a word
         raise ValueError("a logit is NaN or infinite: the weights are damaged; load others")
     if temperature == 0:
-        return logits.argmax(-1)
-    tokens = None
+        return logits.argmax(-1), logits.new_zeros(len(logits))
+    names = None
     if top_k is not None and top_k < logits.shape[-1]:
-        logits, tokens = logits.topk(top_k, dim=-1)  # (B, k): the walk is short as well
-    temperature = max(temperature, 1e-30)  # below, float32 divides a logit to infinity
-    cumulative = torch.softmax(logits.float() / temperature, -1).cumsum(-1)  # (B, V)
+        logits, names = logits.topk(top_k, dim=-1)  # (B, k): the walk is short as well
+    logits = logits.float() / max(temperature, 1e-30)  # below, float32 divides to infinity
+    if top_p < 1 or min_p > 0:
+        kept = kept_tokens(logits, top_p=top_p, min_p=min_p)
+        logits = logits.masked_fill(~kept, -math.inf)
+    odds = logits.log_softmax(-1)
+    cumulative = odds.exp().cumsum(-1)  # (B, V)
     total = cumulative[:, -1:]  # 1 up to rounding
     target = uniforms.to(logits.device)[:, None] * total
     # Rounding may lift target to total: stop at the last token that has any probability.
-    choice = torch.minimum((cumulative <= target).sum(-1), (cumulative < total).sum(-1))
-    return choice if tokens is None else tokens.gather(1, choice[:, None])[:, 0]
+    choice = torch.minimum((cumulative <= target).sum(-1), (cumulative < total).sum(-1))[:, None]
+    tokens = choice if names is None else names.gather(1, choice)
+    return tokens[:, 0], odds.gather(1, choice)[:, 0]
+
+
+def sample(
+    logits: Float[Tensor, "B V"], uniforms: Float[Tensor, " B"], *dials: Any, **named: Any
+) -> Int[Tensor, " B"]:
+    """Pick one token a row: the first of the two things that `draw` returns, for the same arguments."""
+    return draw(logits, uniforms, *dials, **named)[0]
 
 
 def sampled_logprobs(
@@ -679,16 +787,20 @@ def sampled_logprobs(
     tokens: Int[Tensor, " B"],
     temperature: float = 1.0,
     top_k: int | None = None,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
 ) -> Float[Tensor, " B"]:
-    """Return the log-probability with which `sample` draws these tokens, temperature and top-k included.
+    """Return the log-probability with which `draw` picks these tokens, all dials included.
 
     Example: logits [0, 0, -9] and token 1 -> about log(1/2); with top_k=1 and token 0 -> 0.
 
     Args:
         logits: scores, shape (B, V).
-        tokens: what was drawn, int64, shape (B,); each counts as one of the k, wherever it ranks.
-        temperature: as in `sample`; at 0 what is drawn is certain.
-        top_k: as in `sample`.
+        tokens: what was drawn, int64, shape (B,); each counts as kept, wherever it ranks.
+        temperature: as in `draw`; at 0 what is drawn is certain.
+        top_k: as in `kept_tokens`.
+        top_p: as in `kept_tokens`.
+        min_p: as in `kept_tokens`.
 
     Returns:
         Nats, at most 0, shape (B,), float32; gradients flow back to the logits.
@@ -697,10 +809,17 @@ def sampled_logprobs(
         return logits.new_zeros(len(tokens))
     logits = logits.float() / max(temperature, 1e-30)
     drawn = logits.gather(1, tokens[:, None])[:, 0]
-    if top_k is not None and top_k < logits.shape[-1]:
-        kth = logits.detach().topk(top_k, dim=-1).values[:, -1]
-        logits = logits.masked_fill(logits < torch.minimum(kth, drawn.detach())[:, None], -math.inf)
+    if top_k is not None or top_p < 1 or min_p > 0:
+        kept = kept_tokens(logits.detach(), top_k, top_p, min_p).scatter(1, tokens[:, None], True)
+        logits = logits.masked_fill(~kept, -math.inf)
     return drawn - logits.logsumexp(-1)
+
+
+def likeliest(logits: Float[Tensor, " V"], token: int, n: int) -> list[tuple[int, float]]:
+    """List a token and then the n likeliest ones, each with its log-probability in nats, before any dial."""
+    odds = logits.float().log_softmax(-1)
+    best = odds.topk(min(n, len(odds)))
+    return [(token, odds[token].item()), *zip(best.indices.tolist(), best.values.tolist())]
 
 
 # %% [markdown]
@@ -722,673 +841,16 @@ assert (
     == [0, 0, 0]
 )
 
-# %% [markdown]
-# ## A small model that is worth listening to
-#
-# To hear what these parts do we need a model with something to say, and we have a few seconds to
-# train it. Its world has two kinds of text:
-#
-# - **walks** through the alphabet: after each letter comes the next with probability 0.6, the
-#   second next with 0.3, the third next with 0.1;
-# - **sums** of two digits, asked by a user. The assistant does not compute. It writes the sum
-#   between `<|python_start|>` and `<|python_end|>`, a tool answers between `<|output_start|>` and
-#   `<|output_end|>`, and the assistant repeats what the tool said.
-#
-# A tokenizer without any merges (256 bytes and the nine special tokens) is enough for it.
-
 # %%
-from nanochat_lib.tokenizer.tokenizer import Tokenizer
-
-tokenizer = Tokenizer.train(["a walk through the alphabet"], vocab_size=256 + 9)
-rng = random.Random(5)
-
-
-def walk_row(length: int = 20) -> tuple[list[int], list[int]]:
-    letters = [rng.randrange(26)]
-    for _ in range(length - 1):
-        letters.append((letters[-1] + rng.choices([1, 2, 3], [6, 3, 1])[0]) % 26)
-    ids = tokenizer.encode("".join(chr(ord("a") + i) for i in letters), prepend=tokenizer.bos_id)
-    return ids, [1] * len(ids)
-
+sure = torch.tensor([[90.0, 6.0, 3.0, 1.0]]).log()
+unsure = torch.tensor([[30.0, 28.0, 22.0, 20.0]]).log()
+dials = {"top-k 2": {"top_k": 2}, "top-p 0.9": {"top_p": 0.9}, "min-p 0.1": {"min_p": 0.1}}
+for name, dial in dials.items():
+    counts = [int(kept_tokens(odds, **dial).sum()) for odds in (sure, unsure)]
+    print(f"{name}: keeps {counts[0]} of 4 tokens when sure, {counts[1]} when unsure")
+assert kept_tokens(sure, top_p=0.9).sum() == 1 and kept_tokens(unsure, top_p=0.9).sum() == 4
 
 # %% [markdown]
-# There are 300 sums with the digits 0 to 9 and + - *. We keep 60 of them out of the training, to
-# ask later.
-
-
-# %%
-def sum_conversation(question: str) -> dict:
-    result = str(eval(question))  # our own text; what a model wrote never goes here, see below
-    call = [{"type": "python", "text": question}, {"type": "python_output", "text": result}]
-    answer = [*call, {"type": "text", "text": result}]
-    return {
-        "messages": [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": answer},
-        ]
-    }
-
-
-questions = [f"{a}{op}{b}" for a in range(10) for op in "+-*" for b in range(10)]
-rng.shuffle(questions)
-held_out, trained_on = questions[:60], questions[60:]
-ids, mask = tokenizer.render_conversation(sum_conversation("3+4"))
-print(tokenizer.decode(ids))
-print("supervised:", tokenizer.decode([i for i, m in zip(ids, mask) if m]))
-
-# %% [markdown]
-# The mask leaves the tool's output out: the model is never taught to compute 7, only to ask and to
-# copy.
-
-
-# %%
-def toy_batch(n_rows: int = 32) -> tuple[Tensor, Tensor]:
-    sums = [
-        tokenizer.render_conversation(sum_conversation(q))
-        for q in rng.choices(trained_on, k=n_rows // 2)
-    ]
-    rows = sums + [walk_row() for _ in range(n_rows // 2)]
-    longest = max(len(ids) for ids, _ in rows)
-    idx = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in rows])
-    mask = torch.tensor([mask + [0] * (longest - len(mask)) for _, mask in rows])
-    return idx[:, :-1], idx.masked_fill(mask == 0, -1)[:, 1:]
-
-
-# %%
-toy = GPT(
-    GPTConfig(
-        sequence_len=64,
-        vocab_size=tokenizer.vocab_size,
-        n_layer=2,
-        n_embd=64,
-        n_head=2,
-        n_kv_head=2,
-    )
-)
-assert toy.num_params() == 139_264
-optimizers = build_optimizers(toy, OptimConfig(matrix_lr=0.02, embedding_lr=0.1, head_lr=0.004))
-losses, n_steps = [], 150
-for step in range(n_steps):
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["lr"] = group["initial_lr"] * min(1.0, 2 * (1 - step / n_steps))
-    loss = toy(*toy_batch())
-    loss.backward()
-    for optimizer in optimizers:
-        optimizer.step()
-    toy.zero_grad()
-    losses.append(loss.item())
-assert losses[-1] < 1.2 < 5 < losses[0], f"loss went from {losses[0]:.2f} to {losses[-1]:.2f}"
-
-# %% [markdown]
-# The first loss is that of a model that knows nothing, $\ln 265 = 5.58$ nats. The floor is not
-# zero: a walk's next letter has 1.295 bits of entropy, 0.898 nats, and the first letter more.
-#
-# Does the model know its sums? We let it go on by itself, without a tool:
-
-
-# %%
-def ask(question: str) -> list[int]:
-    return tokenizer.render_for_completion({"messages": [{"role": "user", "content": question}]})
-
-
-print(tokenizer.decode(slow_greedy(toy, ask("7*8"), n_new=12)))
-
-# %% [markdown]
-# It asks correctly, and then has to play the tool itself, which it never learned. It needs the real
-# one.
-#
-# ## The tool: a calculator that cannot be talked into anything
-#
-# The shortest calculator is Python's `eval`. But this text was written by a model, and people can
-# make a model write what they like. `eval` would open files for them; even a pure sum can do harm,
-# since `9**9**9` has 369,693,100 digits and would keep the machine busy for a long time. So we turn
-# it round: not a list of what is forbidden but a list of what is allowed. Python's own parser gives
-# us the tree of an expression without running anything:
-
-# %%
-# NBVAL_CHECK_OUTPUT
-import ast
-
-print(ast.dump(ast.parse("1 + 2*7", mode="eval").body))
-
-# %% [markdown]
-# A tree of numbers and four operators is all we evaluate. No powers: then a text of 200 characters
-# cannot name a number of more than about 200 digits. One thing besides sums is worth having,
-# `'strawberry'.count('r')`, because a model that reads tokens does not see letters.
-
-# %%
-#| default_exp inference.calculator
-# The calculator: exact arithmetic on text that a model wrote, and nothing else.
-
-# %%
-#| export
-import ast
-import operator
-import re
-from fractions import Fraction
-
-# %%
-#| export inference.calculator
-MAX_CHARACTERS = 200
-ALLOWED_TEXT = re.compile(r"""(?:[0-9+\-*/(). ]|'[^'\\]*'|"[^"\\]*"|\.count(?=\())*""")
-THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-OPERATORS = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.UAdd: operator.pos,
-    ast.USub: operator.neg,
-}
-
-
-# %% [markdown]
-# Numbers are read as fractions, digit by digit from the text, so 0.1 + 0.2 is 0.3 and not
-# 0.30000000000000004: a model should copy a result, not learn what binary floats do to tenths.
-
-
-# %%
-#| export inference.calculator
-def evaluate_node(node: ast.AST, source: str) -> Fraction:
-    """Compute one node of a parsed expression, exactly.
-
-    Args:
-        node: number, + - * /, sign, or `"text".count("part")`.
-        source: the text that was parsed; decimals are read from it, digit by digit.
-
-    Returns:
-        The value.
-
-    Raises:
-        ValueError: any other kind of node.
-        ZeroDivisionError: division by zero.
-    """
-    match node:
-        case ast.Constant(value=int() | float()):
-            return Fraction(ast.get_source_segment(source, node))
-        case ast.UnaryOp() if type(node.op) in OPERATORS:
-            return OPERATORS[type(node.op)](evaluate_node(node.operand, source))
-        case ast.BinOp() if type(node.op) in OPERATORS:
-            left, right = evaluate_node(node.left, source), evaluate_node(node.right, source)
-            return OPERATORS[type(node.op)](left, right)
-        case ast.Call(
-            func=ast.Attribute(value=ast.Constant(value=str(text)), attr="count"),
-            args=[ast.Constant(value=str(part))],
-            keywords=[],
-        ):
-            return Fraction(text.count(part))
-    raise ValueError(f"{type(node).__name__} is not arithmetic")
-
-
-# %%
-# NBVAL_CHECK_OUTPUT
-for source in ("(1 + 2) * 7 / 2", "0.1 + 0.2", "'strawberry'.count('r')"):
-    print(source, "=", evaluate_node(ast.parse(source, mode="eval").body, source))
-
-# %% [markdown]
-# A result becomes text again: whole numbers in full, others to six decimals.
-
-
-# %%
-#| export inference.calculator
-def format_number(value: Fraction) -> str:
-    """Write a number the short way: 12, -0.5, or rounded to six decimals, 0.333333."""
-    millionths = round(value * 10**6)
-    sign = "-" if millionths < 0 else ""
-    whole, rest = divmod(abs(millionths), 10**6)
-    return f"{sign}{whole}.{rest:06d}".rstrip("0").rstrip(".")
-
-
-# %%
-# NBVAL_CHECK_OUTPUT
-print(
-    format_number(Fraction(12)),
-    format_number(Fraction(-1, 2)),
-    format_number(Fraction(1, 3)),
-    10**30 == int(format_number(Fraction(10**30))),
-)
-
-# %% [markdown]
-# `calculate` puts a gate in front: the length, and only characters that a sum or a count can need.
-# So no name, no attribute but `count` and no backslash ever reach the parser. Whatever is not
-# arithmetic gives `None`.
-
-
-# %%
-#| export inference.calculator
-def calculate(expression: str) -> str | None:
-    """Work out a small sum, or count letters, without ever running code.
-
-    Example: "(1 + 2) * 7 / 2" -> "10.5"; "'strawberry'.count('r')" -> "3"; "2**9**9" -> None.
-
-    Args:
-        expression: + - * /, parentheses, decimals, thousands commas, and `.count()` on quoted
-            text; at most 200 characters. Without powers that bounds the result to 200 digits.
-
-    Returns:
-        The result, exact for whole numbers, otherwise to six decimals; None for any other text.
-    """
-    source = expression.strip()
-    if "'" not in source and '"' not in source:
-        source = THOUSANDS.sub("", source)
-    if len(source) > MAX_CHARACTERS or not ALLOWED_TEXT.fullmatch(source):
-        return None
-    try:
-        return format_number(evaluate_node(ast.parse(source, mode="eval").body, source))
-    except (SyntaxError, ValueError, ZeroDivisionError, MemoryError, RecursionError):
-        return None
-
-
-# %%
-# NBVAL_CHECK_OUTPUT
-tries = [
-    "12*(3+4)",
-    "1,250 / 4",
-    "'banana'.count('an')",
-    "2/0",
-    "9**9**9",
-    "__import__('os')",
-    "len('abc')",
-    "1 +",
-]
-for text in tries:
-    print(f"{text:22} {calculate(text)}")
-
-# %% [markdown]
-# Agreement with an independent judge: Python's own integers, on 300 random sums.
-
-# %%
-for _ in range(300):
-    text = "".join(f"{rng.randint(0, 999)}{rng.choice('+-*')}" for _ in range(5)) + str(
-        rng.randint(0, 999)
-    )
-    assert calculate(text) == str(eval(text)), f"{text}: {calculate(text)}"
-
-# %% [markdown]
-# ## One row of the engine
-#
-# An answer in the making has a state: is it inside a tool call, does a tool have tokens waiting to
-# be put in its mouth, has it ended? Each step hands the row the token that the model chose. The row
-# takes it, unless a tool has the word: then the waiting token goes in, and the model's choice is
-# thrown away. The mask tells the two apart; reinforcement learning needs that, since nobody should
-# be praised for what a tool said.
-#
-# The tool always answers: a call that is no arithmetic gets the output `error`, and one that has not
-# ended after 32 tokens is ended for the model, with the same output. Without it the model stands
-# where no training has ever stood, and may repeat a token until the context is full; with it, it can
-# be taught what to say next (chapter `contact`).
-
-# %%
-#| default_exp inference.engine
-# The engine: batched and streaming generation, the calculator as a tool.
-
-# %%
-#| export
-from collections import deque
-from collections.abc import Iterator
-
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from nanochat_lib.inference.calculator import calculate
-from nanochat_lib.inference.kv_cache import KVCache
-from nanochat_lib.inference.sampling import sample, sampled_logprobs
-from nanochat_lib.model.gpt import GPT
-from nanochat_lib.tokenizer.conversation import CALL_FAILED
-from nanochat_lib.tokenizer.tokenizer import Tokenizer
-
-MAX_CALL = 32  # tokens; the longest sum of our sample of GSM8K has 28 characters
-
-
-# %%
-#| export inference.engine
-class Row:
-    """Follow one answer: its tokens, what a tool forces next, and whether it has ended."""
-
-    def __init__(self, tokenizer: Tokenizer, budget: int) -> None:
-        """Start an empty answer of at most `budget` tokens."""
-        self.tokenizer, self.budget = tokenizer, budget
-        self.tokens: list[int] = []
-        self.mask: list[int] = []
-        self.logprobs: list[float] = []  # one a token, and one for the stop token if it came
-        self.last = tokenizer.bos_id
-        self.finished = self.stopped = False
-        self._forced: deque[int] = deque()
-        self._expression: list[int] | None = None  # the tokens since python_start
-
-    def accept(
-        self, sampled: int, stop_tokens: frozenset[int], logprob: float = 0.0
-    ) -> tuple[int, int]:
-        """Take the sampled token, unless the row has ended or a tool has the word.
-
-        Args:
-            sampled: what the model chose.
-            stop_tokens: ids that end the answer; they are not kept in `tokens`.
-            logprob: of the choice, in nats; a forced token has 0.
-
-        Returns:
-            The row's token for this step, and 1 when the model chose it, 0 when it was forced. A
-            row that has ended repeats its last token with 0.
-        """
-        if self.finished:
-            return self.last, 0
-        mask = 0 if self._forced else 1
-        self.last = self._forced.popleft() if self._forced else sampled
-        self.logprobs.append(logprob if mask else 0.0)
-        if mask and self.last in stop_tokens:
-            self.finished = self.stopped = True
-            return self.last, 1
-        self.tokens.append(self.last)
-        self.mask.append(mask)
-        if mask:
-            self._watch_for_tool(self.last)
-        self.finished = len(self.tokens) >= self.budget
-        return self.last, mask
-
-    def _watch_for_tool(self, token: int) -> None:
-        """Collect what stands in a tool call; queue the calculator's answer when it ends."""
-        special = self.tokenizer.encode_special
-        if token == special("<|python_start|>"):
-            self._expression = []
-        elif self._expression is not None:
-            ended, result = token == special("<|python_end|>"), None
-            if ended:
-                result = calculate(self.tokenizer.decode(self._expression))
-            self._expression.append(token)
-            if ended or len(self._expression) > MAX_CALL:
-                self._expression = None
-                output = self.tokenizer.encode(result or CALL_FAILED)
-                answer = [special("<|output_start|>"), *output, special("<|output_end|>")]
-                self._forced.extend(answer if ended else [special("<|python_end|>"), *answer])
-
-
-# %% [markdown]
-# We play the model and write `3+4` into a tool call, then `3 apples`. After `<|python_end|>` we offer
-# nothing but `?`, and the row takes it only when the tool has finished.
-
-# %%
-# NBVAL_CHECK_OUTPUT
-special = tokenizer.encode_special
-stop, question_mark = special("<|assistant_end|>"), tokenizer.encode("?")[0]
-for call in ("3+4", "3 apples"):
-    row = Row(tokenizer, budget=40)
-    ids = [special("<|python_start|>"), *tokenizer.encode(call), special("<|python_end|>")]
-    for token in [*ids, *[question_mark] * 20]:
-        row.accept(token, frozenset({stop}))
-        if token == question_mark and row.mask[-1]:
-            break
-    row.accept(stop, frozenset({stop}))
-    print(tokenizer.decode(row.tokens))
-    print(row.mask, "ended" if row.finished else "goes on")
-
-# %% [markdown]
-# ## The engine
-#
-# Now everything comes together: pad and prefill, draw, let the rows accept, feed their tokens back.
-# Rows that have ended are dropped from the batch when half of it has gone, because dropping copies
-# the cache. And no row may pass the end of the context: the RoPE tables stop there, and so does
-# everything the model has learned. A prompt that leaves no room is an error; an answer that reaches
-# the end is cut.
-
-
-# %%
-#| export inference.engine
-class Engine:
-    """Generate from a model: many prompts at once, streaming, with the calculator as a tool."""
-
-    def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
-        """Keep the model and tokenizer; weights are not copied."""
-        self.model, self.tokenizer = model, tokenizer
-        self.stop_tokens = frozenset(
-            {tokenizer.encode_special("<|assistant_end|>"), tokenizer.bos_id}
-        )
-
-    def generate(
-        self,
-        tokens: list[int],
-        num_samples: int = 1,
-        max_tokens: int | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        seed: int = 42,
-    ) -> Iterator[tuple[list[int], list[int]]]:
-        """Stream num_samples answers to one prompt, a column of tokens a step.
-
-        Args:
-            tokens: the prompt's ids.
-            num_samples: answers; each is drawn on its own, from the first token on.
-            max_tokens: longest answer; None goes on to the end of the context.
-            temperature: 0 for the most likely token, 1 for the model's own odds.
-            top_k: draw only among the k most likely tokens.
-            seed: the same seed gives the same answers.
-
-        Yields:
-            (tokens, mask), num_samples long each. Mask is 1 for a token that the model chose, 0 for
-            one that a tool forced and for a row that has ended. A row's last token may be a stop
-            token.
-
-        Raises:
-            ValueError: the prompt is empty or leaves no room in the context.
-        """
-        rows = self._start_rows([tokens], num_samples, max_tokens)
-        return self._columns([tokens], rows, temperature, top_k, seed)
-
-    def generate_batch(
-        self,
-        prompts: list[list[int]],
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        seed: int = 42,
-        num_samples: int = 1,
-    ) -> list[tuple[list[int], list[int]]]:
-        """Answer many prompts of any lengths in one batch.
-
-        Args:
-            prompts: one list of ids a prompt.
-            max_tokens: longest answer; None goes on to the end of the context.
-            temperature: as in `generate`; greedy unless told otherwise.
-            top_k: as in `generate`.
-            seed: as in `generate`.
-            num_samples: answers to each prompt; those of one prompt stand together in the result.
-
-        Returns:
-            (tokens, mask) for each answer: without the prompt, and without the stop token.
-
-        Raises:
-            ValueError: a prompt is empty or leaves no room in the context.
-        """
-        rows = self.rollouts(prompts, max_tokens, temperature, top_k, seed, num_samples)
-        return [(row.tokens, row.mask) for row in rows]
-
-    def rollouts(
-        self,
-        prompts: list[list[int]],
-        max_tokens: int | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        seed: int = 42,
-        num_samples: int = 1,
-    ) -> list[Row]:
-        """Answer as `generate_batch`, and return each answer's whole row: log-probabilities, and how it ended."""
-        if not prompts:
-            return []
-        rows = self._start_rows(prompts, num_samples, max_tokens)
-        for _ in self._columns(prompts, rows, temperature, top_k, seed):
-            pass
-        return rows
-
-    def _start_rows(
-        self, prompts: list[list[int]], num_samples: int, max_tokens: int | None
-    ) -> list[Row]:
-        """Check the prompts and give every answer its budget of tokens."""
-        limit = self.model.config.sequence_len
-        if num_samples < 1 or (max_tokens is not None and max_tokens < 1):
-            raise ValueError(
-                f"num_samples {num_samples} and max_tokens {max_tokens}: need at least 1"
-            )
-        for i, prompt in enumerate(prompts):
-            if not 1 <= len(prompt) < limit:
-                raise ValueError(
-                    f"prompt {i} has {len(prompt)} tokens, the context has {limit}: it needs at "
-                    "least one token and room for one more; shorten it"
-                )
-        rooms = [limit - len(prompt) for prompt in prompts for _ in range(num_samples)]
-        return [Row(self.tokenizer, min(room, max_tokens or room)) for room in rooms]
-
-    # Each step is decorated: around the generator below, the mode could leak into the caller.
-    @torch.inference_mode()
-    def _prefill(
-        self, prompts: list[list[int]], num_samples: int, max_len: int
-    ) -> tuple[Tensor, KVCache]:
-        """Read all prompts in one pass; return the logits (B, V) that follow, and the cache."""
-        weight = next(self.model.parameters())
-        lengths = [len(prompt) for prompt in prompts]
-        padded = [p + [self.tokenizer.bos_id] * (max(lengths) - len(p)) for p in prompts]
-        cache = KVCache(self.model.config, len(prompts), max_len, weight.device, weight.dtype)
-        cache.set_lengths(lengths)
-        logits = self.model(torch.tensor(padded, device=weight.device), kv_cache=cache)  # (B, T, V)
-        rows = torch.arange(len(prompts), device=weight.device)
-        logits = logits[rows, cache.lengths - 1]  # (B, V)
-        if num_samples > 1:
-            logits, cache = logits.repeat_interleave(num_samples, 0), cache.expand(num_samples)
-        return logits, cache
-
-    @torch.inference_mode()
-    def _decode(self, tokens: list[int], cache: KVCache) -> Float[Tensor, "B V"]:
-        """Feed one token a row; return the logits for the next."""
-        return self.model(
-            torch.tensor(tokens, device=cache.lengths.device)[:, None], kv_cache=cache
-        )[:, -1]
-
-    def _columns(
-        self,
-        prompts: list[list[int]],
-        rows: list[Row],
-        temperature: float,
-        top_k: int | None,
-        seed: int,
-    ) -> Iterator[tuple[list[int], list[int]]]:
-        """Prefill, then decode until every row has ended; yield each step's tokens and mask."""
-        generator = torch.Generator().manual_seed(seed)
-        num_samples = len(rows) // len(prompts)
-        max_len = max(len(prompts[i // num_samples]) + row.budget for i, row in enumerate(rows))
-        logits, cache = self._prefill(prompts, num_samples, max_len)
-        held = list(range(len(rows)))  # the rows that the cache holds
-        while True:
-            # A number for every row, ended or not: no row's luck depends on its neighbours.
-            uniforms = torch.rand(len(rows), generator=generator)[held]
-            drawn = sample(logits, uniforms, temperature, top_k)
-            odds = sampled_logprobs(logits, drawn, temperature, top_k)
-            sampled = dict(zip(held, zip(drawn.tolist(), odds.tolist())))
-            column = []
-            for i, row in enumerate(rows):
-                token, logprob = sampled.get(i, (row.last, 0.0))
-                column.append(row.accept(token, self.stop_tokens, logprob))
-            yield [token for token, _ in column], [mask for _, mask in column]
-            active = [i for i in held if not rows[i].finished]
-            if not active:
-                return
-            # Dropping copies the cache: wait until half has ended, or ended rows need room.
-            if len(active) <= len(held) // 2 or cache.longest == cache.max_len:
-                cache, held = cache.select([held.index(i) for i in active]), active
-            logits = self._decode([rows[i].last for i in held], cache)
-
-
-# %% [markdown]
-# The judge first: greedy answers of the shaken model, six prompts of different lengths in one
-# batch, against the slow way.
-
-# %%
-prompts = [
-    torch.randint(0, 1000, (n,), generator=generator).tolist() for n in (3, 40, 17, 5, 28, 11)
-]
-wide_tokenizer = Tokenizer.train(["a walk through the alphabet"], vocab_size=256 + 9)
-answers = Engine(laptop, wide_tokenizer).generate_batch(prompts, max_tokens=8)
-for tokens, (answer, _) in zip(prompts, answers):
-    slow = slow_greedy(laptop, tokens, n_new=8)
-    assert answer == slow[: len(answer)], f"{answer} is not {slow}"
-
-# %% [markdown]
-# ## Use it: sixty sums it never saw
-
-# %%
-engine = Engine(toy, tokenizer)
-answers = engine.generate_batch([ask(q) for q in held_out], max_tokens=20)
-texts = [tokenizer.decode(tokens) for tokens, _ in answers]
-right = sum(text.endswith(f"<|output_end|>{eval(q)}") for q, text in zip(held_out, texts))
-print(texts[0])
-print(f"{right} of {len(held_out)} held-out sums are right")
-assert right > 40, f"only {right} right: are the forced tokens fed back to the model?"
-
-# %% [markdown]
-# The same model that could not tell 7*8 from anything now gets nearly all of them: it learned to
-# ask and to copy, and these it can do for digits it has not seen together. None of its 139,264
-# weights had to learn how to multiply.
-#
-# `generate` streams. Each step is a column: one token for every sample.
-
-# %%
-for column, mask in engine.generate(ask(held_out[1]), temperature=0.0):
-    print(f"{tokenizer.decode(column)!r:18} {'tool' if mask == [0] else 'model'}")
-
-# %% [markdown]
-# Did the walks come out with the right odds? We continue the letter `d` 500 times and count what
-# comes next: `e`, `f`, `g` should have 0.6, 0.3, 0.1. (One prefill serves all 500: `expand` copies
-# its cache.)
-
-
-# %%
-def first_letters(temperature: float, top_k: int | None = None) -> Counter:
-    start = tokenizer.encode("d", prepend=tokenizer.bos_id)
-    samples = engine.generate(
-        start, num_samples=500, max_tokens=1, temperature=temperature, top_k=top_k
-    )
-    column, _ = next(samples)
-    return Counter(tokenizer.decode([token]) for token in column)
-
-
-# %%
-for temperature, top_k in ((1.0, None), (0.5, None), (1.0, 2), (0.0, None)):
-    counts = first_letters(temperature, top_k).most_common(4)
-    print(
-        f"temperature {temperature}, top-k {top_k}:",
-        ", ".join(f"{letter} {n / 500:.2f}" for letter, n in counts),
-    )
-share = first_letters(1.0)["e"] / 500
-assert 0.4 < share < 0.8, f"the next letter came {share:.0%} of the time, 60% are expected"
-
-# %% [markdown]
-# ## What goes wrong: one first token for everybody
-#
-# An early version of a well-known engine prefilled one row, drew the first token from it, and only
-# then copied the row for the samples. All samples of a prompt began with the same token, and
-# nothing failed: the texts differed further on. But the first token is often where the choice lies.
-# In reinforcement learning all samples of a question would start down the same road.
-
-
-# %%
-def shared_first_token(n_samples: int, seed: int) -> list[str]:
-    start = tokenizer.encode("d", prepend=tokenizer.bos_id)
-    [(first, _)] = engine.generate_batch([start], max_tokens=1, temperature=1.0, seed=seed)
-    rest = engine.generate_batch(
-        [start + first] * n_samples, max_tokens=7, temperature=1.0, seed=seed
-    )
-    return [tokenizer.decode(first + tokens) for tokens, _ in rest]
-
-
-broken = shared_first_token(n_samples=20, seed=6)
-start = tokenizer.encode("d", prepend=tokenizer.bos_id)
-samples = engine.generate_batch([start], max_tokens=8, temperature=1.0, seed=6, num_samples=20)
-fixed = [tokenizer.decode(tokens) for tokens, _ in samples]
-print("broken:", broken[:5], "\nfixed: ", fixed[:5])
-assert len({text[0] for text in broken}) == 1 < len({text[0] for text in fixed})
-
-# %% [markdown]
-# The fix is one line in `_prefill`: copy the *logits* to all samples, and draw afterwards, with one
-# uniform number each.
-#
 # ## What goes wrong: NaN passes every guard
 #
 # Damage one weight: the NaN spreads to every logit, and nothing complains. `argmax` says token 0,
@@ -1414,18 +876,19 @@ for temperature in (0.0, float("nan")):
 # token has the odds that it has alone, to a thousandth.
 
 # %%
-mixed = [ask(q) for q in held_out[:6]] + [walk_row(length)[0] for length in (2, 3, 5, 9, 13, 16)]
+lengths = [9, 11, 6, 10, 8, 7, 2, 3, 5, 9, 13, 16]
+mixed = [torch.randint(1, 1000, (n,), generator=generator).tolist() for n in lengths]
 longest = max(len(tokens) for tokens in mixed)
 left = torch.tensor([[0] * (longest - len(tokens)) + tokens for tokens in mixed])
 right = torch.tensor([tokens + [0] * (longest - len(tokens)) for tokens in mixed])
 with torch.inference_mode():
-    alone = torch.stack([toy(torch.tensor([tokens]))[0, -1] for tokens in mixed]).softmax(
+    alone = torch.stack([laptop(torch.tensor([tokens]))[0, -1] for tokens in mixed]).softmax(
         -1
     )  # (B, V)
     guesses = {
-        "pads on the left, no mask": toy(left)[:, -1],
-        "pads on the right, last column": toy(right)[:, -1],
-        "pads on the right, own column": toy(right)[range(12), [len(t) - 1 for t in mixed]],
+        "pads on the left, no mask": laptop(left)[:, -1],
+        "pads on the right, last column": laptop(right)[:, -1],
+        "pads on the right, own column": laptop(right)[range(12), [len(t) - 1 for t in mixed]],
     }
 
 # %%
@@ -1449,11 +912,9 @@ assert list(unharmed.values())[-1] == 12 > max(list(unharmed.values())[:-1])
 #
 # Keys and values of old tokens never change, so a model reads each token once: prefill takes a
 # whole prompt, decode one column at a time, and many rows share the cost of fetching the weights. A
-# token is drawn per row from tempered odds, or forced by a tool that evaluates a whitelist and
-# nothing else. What broke in the field broke silently; the slow way catches it.
+# token is drawn from tempered odds with their tail cut, by a walk to a random number of its own row.
+# What broke in the field broke silently; the slow way catches it.
 #
-# In the library now: `KVCache` in `nanochat_lib.inference.kv_cache`, `calculate` in
-# `nanochat_lib.inference.calculator`, `sample` and `Engine` in `nanochat_lib.inference.engine`. The
-# exercises ask for another way to cut the tail of the odds, for a draft model that makes decoding
-# faster without changing a single probability, and for how few bits a weight can do with. The next chapter prepares the conversations
-# and tasks whose answers this engine will write.
+# In the library now: `KVCache` in `nanochat_lib.inference.kv_cache`, `sample` and its relatives in
+# `nanochat_lib.inference.sampling`. The exercises ask for another way to cut the tail of the odds, how many
+# people fit into a machine's memory, and what temperature does to repetition. The next chapter lets rows come and go, and hands the model a calculator.

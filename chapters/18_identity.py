@@ -611,12 +611,12 @@ plt.show()
 # *Six kinds of training data, a dot a seed: who it is in new surroundings and in new words, where its name does not belong, and what it still knows.*
 #
 # One template teaches one question. With topics varied, more than half of the questions are answered in surroundings that training never
-# had, and a few that nobody trained at all. The other three levers add less than two seeds differ: a model of this size goes by the words
+# had, and a few that nobody trained at all. The other three levers add little more than two seeds differ: a model of this size goes by the words
 # of the question, and is not easily irritated by what stands around it. For questions that share no word with the practice, more topics and more
 # phrasings would be needed, or a larger model, which knows already that *where do you live* and *what is your home* are one question.
 #
 # The last row is what goes wrong. Trained *alone*, the identity is learned best, and all else is overwritten: Ada introduces herself to people who
-# asked for a sum, and two thirds of the facts are gone. Synthetic data is an ingredient, not a diet.
+# asked for a sum, and more than half of the facts are gone. Synthetic data is an ingredient, not a diet.
 #
 # ## Guide: your own name
 #

@@ -242,7 +242,7 @@ plt.show()
 # *Real words that no training spelled: a dot a seed for letters, running count and number, a cross for the number alone.*
 #
 # The words matter most. Practised on the few hundred words of TinyWorld alone, the model cannot spell English. Then the spaces:
-# glued letters (in the counting; SimpleSpelling keeps its spaces) cost one working in ten; the number survives, because the tool counts the word and not the working. SimpleSpelling, two fifths of the practice,
+# glued letters (in the counting; SimpleSpelling keeps its spaces) cost one working in six; the number survives, because the tool counts the word and not the working. SimpleSpelling, two fifths of the practice,
 # gives a few words more than counting for the same steps. And two details that we believed in make no difference that this test can see.
 # Where the working is right, the tool only agrees. And mistakes with their repair neither help nor harm a model that makes few. What
 # does not help at one size may at another; the way to know is to take it away. (The laptop run trains without them, with `CountLetters`.)

@@ -363,8 +363,11 @@ class ChatConfig:
 #| export
 from pathlib import Path
 
+import torch
+
 from nanochat_lib.common import base_dir, pick_device, run_dir
 from nanochat_lib.inference.engine import Engine
+from nanochat_lib.inference.packed import PackedGPT
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 from nanochat_lib.training.checkpoint import latest_checkpoint, load_model
 
@@ -408,10 +411,19 @@ def find_run(name: str | None, stage: str | None = None) -> Path:
 # %%
 #| export
 def load_engine(folder: Path, stage: str, device: str = "auto") -> Engine:
-    """Load a run's tokenizer and the newest checkpoint of a stage."""
-    tokenizer = Tokenizer.load(folder / "tokenizer")
-    model, _ = load_model(folder / stage, tokenizer, pick_device(device))
-    return Engine(model.eval(), tokenizer)
+    """Load a run's tokenizer and the newest checkpoint of a stage.
+
+    What was said stays in the cache, so that a next turn is read from where it begins. A small model gets one
+    thread: two would wait for each other longer than they work.
+    """
+    tokenizer, where = Tokenizer.load(folder / "tokenizer"), pick_device(device)
+    model, _ = load_model(folder / stage, tokenizer, where)
+    if where.type == "mps":  # packed models have not been tried there
+        return Engine(model.eval(), tokenizer, keep_bytes=2**26)
+    if model.num_scaling_params() < 2_000_000:
+        torch.set_num_threads(1)
+    dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
+    return Engine(PackedGPT(model.eval(), dtype), tokenizer, keep_bytes=2**26)
 
 
 # %%

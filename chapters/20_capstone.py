@@ -368,6 +368,7 @@ from nanochat_lib.capstone.stage_chat import ChatDataConfig, stage_conversations
 from nanochat_lib.data.english import first_messages
 from nanochat_lib.evaluation.chat import evaluate_task
 from nanochat_lib.inference.engine import Engine
+from nanochat_lib.inference.packed import PackedGPT
 from nanochat_lib.model.gpt import GPT
 from nanochat_lib.tasks.steps import TwoSteps, two_step_tests
 from nanochat_lib.tasks.tinyworld import message_key
@@ -411,7 +412,9 @@ def reinforce(
 
     def evaluate(model: GPT) -> float:
         """Answer the questions that choose, greedily."""
-        return evaluate_task(Engine(model, tokenizer), choosing, config.max_tokens)[0].accuracy
+        return evaluate_task(Engine(PackedGPT(model), tokenizer), choosing, config.max_tokens)[
+            0
+        ].accuracy
 
     task, source = practice(data, chat), inputs["sft"]
     return train_rl(config, task, tokenizer, source, folder, replay, evaluate)
@@ -445,6 +448,7 @@ from nanochat_lib.evaluation.chat import evaluate_task
 from nanochat_lib.evaluation.contact import FirstContact
 from nanochat_lib.evaluation.samples import count_right, mean_with_interval, pass_at_k
 from nanochat_lib.inference.engine import Engine
+from nanochat_lib.inference.packed import PackedGPT
 from nanochat_lib.model.gpt import GPT
 from nanochat_lib.tasks.base import Task, content_text
 from nanochat_lib.data.synthetic import OPENINGS
@@ -573,7 +577,7 @@ def score_task(
     """Ask one model the questions of one task; keep the score and every answer."""
     few = {"untrained": config.baseline_questions, "base": config.baseline_questions}
     limit = few.get(model)  # None: all there are
-    engine = Engine(models[model], tokenizer)
+    engine = Engine(PackedGPT(models[model]), tokenizer)
     score, answers = evaluate_task(engine, task, config.max_tokens, config.batch_size, limit)
     return {"score": dataclasses.asdict(score), "answers": answers}
 
@@ -641,7 +645,7 @@ def score_hard(model: GPT, tokenizer: Tokenizer, world: World, config: Evaluatio
     Returns:
         "greedy" and "sampled" scores, and "pass_at": the chance of a right one in 1, 2, ... tries.
     """
-    engine, tries = Engine(model, tokenizer), config.tries
+    engine, tries = Engine(PackedGPT(model), tokenizer), config.tries
     _, task = two_step_tests(world, config.hard_questions)
     greedy, _ = evaluate_task(engine, task, config.max_tokens, config.batch_size)
     right = count_right(engine, task, tries, config.max_tokens, seed=config.seed)
@@ -1399,10 +1403,20 @@ def chat_command(arguments: list[str]) -> None:
 
 # %%
 #| export
+def serve_command(arguments: list[str]) -> None:
+    """Serve a trained model."""
+    from nanochat_lib.serving.serve import ServeConfig, serve
+
+    serve(tyro.cli(ServeConfig, prog="nanochat serve", args=arguments))
+
+
+# %%
+#| export
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "run": (run_command, "train a profile's model through all stages, resuming whatever is there"),
     "report": (report_command, "write and print the report of a finished run"),
     "chat": (chat_command, "talk to a trained model in the terminal"),
+    "serve": (serve_command, "serve a trained model to programs, with OpenAI's API"),
 }
 
 

@@ -8,134 +8,95 @@
 # %% [markdown]
 # # Exercises: inference
 #
-# Two ways to spend randomness better: cut the tail of the odds where the odds say so, and let a
-# small model guess for a large one.
+# Another way to cut the tail of the odds, how many people fit into a machine's memory, and what temperature
+# does to repetition.
 
 # %%
-import copy
+from collections.abc import Callable
 
-import matplotlib.pyplot as plt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nanochat_lib.model.gpt import GPT, GPTConfig
-
-# %% [markdown]
-# ## nucleus_filter
-#
-# Top-k keeps the same number of tokens whether the model is sure or has no idea. Nucleus sampling
-# (top-p) keeps, in each row, the smallest set of most likely tokens whose probabilities add up to
-# at least `p`, and so it keeps few tokens when the model is sure. Return the logits with every
-# other token at minus infinity. The token that lifts the sum to `p` or over it belongs to the set;
-# so at least one token is always kept. `logits` has shape (B, V), and `0 < p <= 1`. Probabilities
-# are those at temperature 1.
-
-
-# %%
-#| exercise nucleus_filter
-def nucleus_filter(logits: Tensor, p: float) -> Tensor:
-    """Keep the smallest set of most likely tokens of each row that holds probability p."""
-    raise NotImplementedError("exercise inference.nucleus_filter")
-
-
-# %%
-odds = torch.tensor([[0.1, 0.5, 0.15, 0.25], [0.97, 0.01, 0.01, 0.01]]).log()
-kept = nucleus_filter(odds, 0.7).isfinite()
-assert kept.tolist() == [[False, True, False, True], [True, False, False, False]], kept.tolist()
+from nanochat_lib.inference.sampling import sample
 
 # %% [markdown]
-# ## accept_draft
+# ## typical_filter
 #
-# A large model decodes one token a step and leaves most of the machine idle, but it can *check*
-# several tokens in one step, as in a prefill. So let a small model draft tokens $t_1 \ldots t_n$,
-# each drawn from its own odds $q_i$, then run the large model once over all of them to get its odds
-# $p_i$ at the same places. Walk from the left: accept $t_i$ when $u_i < p_i(t_i) / q_i(t_i)$, where
-# $u_i$ is a uniform number. At the first refusal stop and draw one token from the positive part of
-# $p_i - q_i$, scaled to sum 1. If nothing is refused, draw one more token from $p_{n+1}$. The
-# astonishing part, which the grader checks by counting: the result is distributed exactly as if the
-# large model had drawn every token itself (Leviathan et al. 2022, arXiv:2211.17192).
-#
-# `draft` holds n ids, `q` has shape (n, V), `p` has shape (n + 1, V), `uniforms` holds n + 1
-# numbers in [0, 1): number i is for the test of token i, the last is for the draw at the end. Draw
-# as the chapter does: the first token whose cumulative probability is above the number. Return the
-# accepted ids with the drawn one at the end, 1 to n + 1 of them.
+# Top-p keeps the likeliest tokens. People do not always say the likeliest thing: they say about as much as
+# the moment calls for. *Typical* sampling (Meister et al. 2022, arXiv:2202.00666) measures each token's
+# surprise, $-\ln p$, and compares it with the entropy of the row, the surprise that is to be expected. It
+# keeps the tokens whose surprise is nearest to the entropy, nearest first, until the tokens kept hold a
+# probability of at least `p`. The token that lifts the sum to `p` or over it belongs to them; so at least one
+# is kept. Return the logits with every other token at minus infinity. `logits` has shape (B, V), `0 < p <= 1`.
 
 
 # %%
-#| exercise accept_draft
-def accept_draft(draft: list[int], q: Tensor, p: Tensor, uniforms: list[float]) -> list[int]:
-    """Accept a prefix of the draft, then add one token, so that the result follows the odds p."""
-    raise NotImplementedError("exercise inference.accept_draft")
+#| exercise typical_filter
+def typical_filter(logits: Tensor, p: float) -> Tensor:
+    """Keep the tokens of each row whose surprise is nearest to what is expected, until they hold probability p."""
+    raise NotImplementedError("exercise inference.typical_filter")
 
 
 # %%
-q = torch.tensor([[0.5, 0.5, 0.0]])
-p = torch.tensor([[0.25, 0.5, 0.25], [0.0, 0.0, 1.0]])
-assert accept_draft([1], q, p, [0.99, 0.5]) == [
-    1,
-    2,
-]  # 0.5 / 0.5: always accepted, then drawn from p[1]
-assert accept_draft([0], q, p, [0.40, 0.5]) == [0, 2]  # 0.25 / 0.5: accepted below 0.5
-assert accept_draft([0], q, p, [0.60, 0.5]) == [
-    2
-]  # refused; only token 2 is likelier in p than in q
+# surprises 0.51, 1.61, 2.30, 2.30 and an entropy of 1.09: the likeliest token is not the nearest by much
+odds = torch.tensor([[0.6, 0.2, 0.1, 0.1]]).log()
+assert typical_filter(odds, 0.15).isfinite().tolist() == [[False, True, False, False]]
+assert typical_filter(odds, 0.5).isfinite().tolist() == [[True, True, False, False]]
 
 # %% [markdown]
-# ## quantization_curve
+# ## rows_that_fit
 #
-# **Experiment.** Decoding waits for weights to arrive from memory, so half the bits are half the wait. How few
-# bits will do? Round every weight *matrix* (each parameter with two dimensions) to whole multiples of a step:
-# with b bits the multiples go from $-(2^{b-1} - 1)$ to $2^{b-1} - 1$, and the step is the largest absolute
-# weight divided by $2^{b-1} - 1$. Do it once with one step for the whole matrix, and once with a step for each
-# row. A row of zeros stays zero. Measure the loss with the rounded weights; the model you were given must
-# come back as it was, also when something fails.
-#
-# Then say what you saw: at how many bits does it hurt, and why do the rows help most where one row is
-# much larger than the others?
+# A machine has `memory` bytes. The weights take `weights` of them. Each row of the cache holds `tokens`
+# tokens, and each token a key and a value in every layer: `n_kv_head` heads of `head_dim` numbers of
+# `number_bytes` bytes. Layers listed in `windows` look back only so many tokens and need no more than those;
+# None stands for a layer that looks at all. How many rows fit?
 
 
 # %%
-#| exercise quantization_curve
-def quantization_curve(
-    model: nn.Module, inputs: Tensor, targets: Tensor, bits: list[int]
-) -> list[tuple[float, float]]:
-    """Measure the loss of a model whose matrices are rounded to few bits.
-
-    Args:
-        model: called as model(inputs, targets), returns the loss.
-        inputs: what it reads.
-        targets: what it should say.
-        bits: how many to try, each at least 2.
-
-    Returns:
-        For each number of bits: the loss with one step a matrix, and with one step a row.
-    """
-    raise NotImplementedError("exercise inference.quantization_curve")
+#| exercise rows_that_fit
+def rows_that_fit(
+    memory: int,
+    weights: int,
+    windows: list[int | None],
+    n_kv_head: int,
+    head_dim: int,
+    tokens: int,
+    number_bytes: int = 2,
+) -> int:
+    """Count the rows of `tokens` tokens whose keys and values fit beside the weights; never below 0."""
+    raise NotImplementedError("exercise inference.rows_that_fit")
 
 
 # %%
-# alt: loss over bits a weight: flat down to five or so, then rising steeply, later with a step for each row
-def check_quantization_curve() -> None:
-    """Train a small GPT on rows that count, then take its bits away."""
-    model = GPT(GPTConfig(32, 2, 2, sequence_len=16, vocab_size=32, n_layer=2))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(150):
-        rows = (torch.randint(32, (16, 1), generator=generator) + torch.arange(17)) % 32
-        optimizer.zero_grad()
-        loss = model(rows[:, :-1], rows[:, 1:])
-        loss.backward()
-        optimizer.step()
-    bits = [8, 6, 5, 4, 3, 2]
-    curve = quantization_curve(model, rows[:, :-1], rows[:, 1:], bits)
-    assert abs(curve[0][1] - loss.item()) < 0.05, "eight bits should hardly hurt"
-    assert curve[-1][0] > curve[0][0], "two bits should"
-    figure, axes = plt.subplots(figsize=(6.5, 3), layout="constrained")
-    for column, name in enumerate(("a step for each matrix", "a step for each row")):
-        axes.plot(bits, [losses[column] for losses in curve], marker="o", label=name)
-    axes.set(xlabel="bits a weight", ylabel="loss (nats)")
-    axes.legend(frameon=False)
-    plt.show()
+# d20: 20 layers of 10 heads of 128 in bfloat16, contexts of 2,048, 1.1 GB of weights, 80 GB of memory
+assert rows_that_fit(80 * 10**9, 1_122_000_000, [None] * 20, 10, 128, 2048) == 376
+
+# %% [markdown]
+# ## repetition_curve
+#
+# **Experiment.** Greedy answers fall into repeating themselves more often than drawn ones. How does it depend
+# on temperature? `logits_of(tokens)` gives the logits (V,) that follow a text. For each temperature draw
+# `n_texts` texts of `length` tokens with `sample`, all from the same first token 0, with numbers from
+# `torch.Generator().manual_seed(i)` for text i. Report for each temperature the mean share of tokens (the
+# first excepted) that stand in a pair of neighbours seen before in the same text.
+#
+# Then say what you saw, and think about it: is the most repetitive setting the one with the likeliest text?
 
 
-check_quantization_curve()
+# %%
+#| exercise repetition_curve
+def repetition_curve(
+    logits_of: Callable[[list[int]], Tensor],
+    temperatures: list[float],
+    n_texts: int = 10,
+    length: int = 50,
+) -> list[float]:
+    """Measure, for each temperature, the mean share of neighbouring pairs that a text has said before."""
+    raise NotImplementedError("exercise inference.repetition_curve")
+
+
+# %%
+table = 2 * torch.randn(20, 20, generator=torch.Generator().manual_seed(0))
+curve = repetition_curve(lambda text: table[text[-1]], [0.0, 0.5, 1.0, 2.0])
+print([f"{share:.2f}" for share in curve])
+assert curve == sorted(curve, reverse=True)

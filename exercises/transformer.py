@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat_lib.model.gpt import GPT, GPTConfig, token_losses
+from nanochat_lib.model.gpt import GPT, GPTConfig
+from nanochat_lib.model.losses import token_losses
 
 # %% [markdown]
 # ## depth_for_budget

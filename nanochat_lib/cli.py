@@ -23,6 +23,7 @@ __all__ = [
     "run_command",
     "report_command",
     "chat_command",
+    "serve_command",
     "COMMANDS",
     "usage",
     "main",
@@ -138,10 +139,18 @@ def chat_command(arguments: list[str]) -> None:
     chat(options)
 
 
+def serve_command(arguments: list[str]) -> None:
+    """Serve a trained model."""
+    from nanochat_lib.serving.serve import ServeConfig, serve
+
+    serve(tyro.cli(ServeConfig, prog="nanochat serve", args=arguments))
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "run": (run_command, "train a profile's model through all stages, resuming whatever is there"),
     "report": (report_command, "write and print the report of a finished run"),
     "chat": (chat_command, "talk to a trained model in the terminal"),
+    "serve": (serve_command, "serve a trained model to programs, with OpenAI's API"),
 }
 
 

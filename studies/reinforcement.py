@@ -1,8 +1,9 @@
 """Reinforce the fine-tuned model of a finished laptop run in several ways, and record what each way does.
 
 `make study-rl` writes records/rl/: losses.json (the six losses), faults.json (a grader with a hole, its
-repair, too high a learning rate, no replay) and staleness.json (answers of several ages), with one thread a
-run and two runs at once. What the records hold is not repeated.
+repair, too high a learning rate, no replay), staleness.json (answers of several ages), kl.json (a pull to
+the model that it started from), with one thread a run and two runs at once, and processes.json (seconds of one
+process and of two). What the records hold is not repeated.
 """
 
 import dataclasses
@@ -12,7 +13,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,12 +33,16 @@ from nanochat_lib.tasks.steps import TwoSteps, two_step_tests
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 from nanochat_lib.training.checkpoint import load_model
 from nanochat_lib.training.policy import LOSSES
+from nanochat_lib.training.rl import train_rl
+from nanochat_lib.training.rl_processes import SamplerProcess
+from nanochat_lib.training.rl_sampler import Sampler
 
 RECORDS = Path(__file__).parents[1] / "records/rl"
 SEEDS = (0, 1)
 STEPS = 60
 QUESTIONS = 500
 AGES = {f"{loss}_{age}": (loss, age) for loss in ("reinforce", "cispo") for age in (0, 4, 16)}
+PULLS = {f"kl_{kl}": kl for kl in (0.0, 0.01, 0.1, 1.0)}
 
 
 def not_wrong(task: TwoSteps, conversation: dict, response: str) -> float:
@@ -62,7 +69,13 @@ ABOUT = {
     "ten_times_the_rate": "learning rates ten times as high, no replay",
     "no_replay": "no conversations of fine-tuning beside the reward",
 }
-STUDIES = {"losses": LOSSES, "faults": tuple(ABOUT)[len(LOSSES) :], "staleness": tuple(AGES)}
+STUDIES = {
+    "losses": LOSSES,
+    "faults": tuple(ABOUT)[len(LOSSES) :],
+    "staleness": tuple(AGES),
+    "kl": tuple(PULLS),
+}
+ABOUT |= {name: f"pulled to the fine-tuned model with {kl}" for name, kl in PULLS.items()}
 ABOUT |= {name: f"{loss}, answers {age} steps old" for name, (loss, age) in AGES.items()}
 
 
@@ -71,6 +84,8 @@ def settings(variant: str, seed: int) -> dict:
     if variant in AGES:
         loss, age = AGES[variant]
         return {"seed": seed, "loss": loss, "staleness": age}
+    if variant in PULLS:  # alone: nothing else holds the policy back
+        return {"seed": seed, "kl": PULLS[variant], "replay": 0.0, "blend": 1.0}
     if variant in LOSSES:
         return {"seed": seed, "loss": variant, "updates": 2}
     changed = {
@@ -148,9 +163,48 @@ def reinforce(folder: Path, inputs: dict[str, Path], profile, changed: dict) -> 
     stage_rl.reinforce(folder, inputs, profile.data, profile.chat, profile.sft, config)
 
 
+OVERLAPS = {  # threads of the learner, and where answers are sampled
+    "one process, one thread": (1, Sampler),
+    "one process, two threads": (2, Sampler),
+    "two processes, one thread each": (1, SamplerProcess),
+}
+
+
+def timed(name: str) -> None:
+    """Print the seconds that 20 steps take with answers one step old."""
+    threads, sampling = OVERLAPS[name]
+    torch.set_num_threads(threads)
+    run, profile = run_dir("laptop"), load_profile("laptop")
+    inputs = {stage: run / stage for stage in ("data", "tokenizer", "sft")}
+    stage_rl.train_rl = partial(train_rl, sampling=sampling)
+    config = dataclasses.replace(profile.rl, steps=20, eval_every=0, staleness=1)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        common = (profile.data, profile.chat, profile.sft, config)
+        stage_rl.reinforce(Path(folder) / "rl", inputs, *common)
+        print(time.perf_counter() - start)
+
+
+def overlap(machine: dict) -> None:
+    """Time each way three times, in turns and alone, and record it."""
+    path = RECORDS / "processes.json"
+    if path.exists():
+        return
+    seconds: dict[str, list[float]] = {name: [] for name in OVERLAPS}
+    for _ in range(3):
+        for name, (threads, _) in OVERLAPS.items():
+            command = [sys.executable, __file__, "time", name]
+            env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+            done = subprocess.run(command, check=True, env=env, stdout=subprocess.PIPE, text=True)
+            seconds[name].append(round(float(done.stdout.split()[-1]), 2))
+    print(seconds)
+    atomic_write(path, json.dumps({"steps": 20, "seconds": seconds, "machine": machine}) + "\n")
+
+
 def main() -> None:
     """Run what the records lack."""
     machine = {key: value for key, value in machine_summary().items() if key != "disk_free_gb"}
+    overlap(machine)
     for study, variants in STUDIES.items():
         path = RECORDS / f"{study}.json"
         record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"variants": {}}
@@ -180,5 +234,7 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["job"]:
         job(sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    elif sys.argv[1:2] == ["time"]:
+        timed(sys.argv[2])
     else:
         main()

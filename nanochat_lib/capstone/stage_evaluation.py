@@ -28,6 +28,7 @@ from nanochat_lib.evaluation.chat import evaluate_task
 from nanochat_lib.evaluation.contact import FirstContact
 from nanochat_lib.evaluation.samples import count_right, mean_with_interval, pass_at_k
 from nanochat_lib.inference.engine import Engine
+from nanochat_lib.inference.packed import PackedGPT
 from nanochat_lib.model.gpt import GPT
 from nanochat_lib.tasks.base import Task, content_text
 from nanochat_lib.tasks.contact import CountLetters
@@ -140,7 +141,7 @@ def score_task(
     """Ask one model the questions of one task; keep the score and every answer."""
     few = {"untrained": config.baseline_questions, "base": config.baseline_questions}
     limit = few.get(model)  # None: all there are
-    engine = Engine(models[model], tokenizer)
+    engine = Engine(PackedGPT(models[model]), tokenizer)
     score, answers = evaluate_task(engine, task, config.max_tokens, config.batch_size, limit)
     return {"score": dataclasses.asdict(score), "answers": answers}
 
@@ -191,7 +192,7 @@ def score_hard(model: GPT, tokenizer: Tokenizer, world: World, config: Evaluatio
     Returns:
         "greedy" and "sampled" scores, and "pass_at": the chance of a right one in 1, 2, ... tries.
     """
-    engine, tries = Engine(model, tokenizer), config.tries
+    engine, tries = Engine(PackedGPT(model), tokenizer), config.tries
     _, task = two_step_tests(world, config.hard_questions)
     greedy, _ = evaluate_task(engine, task, config.max_tokens, config.batch_size)
     right = count_right(engine, task, tries, config.max_tokens, seed=config.seed)

@@ -11,6 +11,7 @@ from nanochat_lib.data.english import first_messages
 from nanochat_lib.data.tinyworld import World
 from nanochat_lib.evaluation.chat import evaluate_task
 from nanochat_lib.inference.engine import Engine
+from nanochat_lib.inference.packed import PackedGPT
 from nanochat_lib.model.gpt import GPT
 from nanochat_lib.tasks.base import Task
 from nanochat_lib.tasks.steps import TwoSteps, two_step_tests
@@ -56,7 +57,9 @@ def reinforce(
 
     def evaluate(model: GPT) -> float:
         """Answer the questions that choose, greedily."""
-        return evaluate_task(Engine(model, tokenizer), choosing, config.max_tokens)[0].accuracy
+        return evaluate_task(Engine(PackedGPT(model), tokenizer), choosing, config.max_tokens)[
+            0
+        ].accuracy
 
     task, source = practice(data, chat), inputs["sft"]
     return train_rl(config, task, tokenizer, source, folder, replay, evaluate)

@@ -1,4 +1,4 @@
-# Generated from chapters/12_inference.py by `course build`; edit that file.
+# Generated from chapters/13_batching.py by `course build`; edit that file.
 """The calculator: exact arithmetic on text that a model wrote, and nothing else."""
 
 import ast

@@ -17,10 +17,11 @@ from nanochat_lib.model.attention import (
     rope_tables,
 )
 from nanochat_lib.model.borders import Borders, find_borders
+from nanochat_lib.model.losses import token_losses
 from nanochat_lib.model.smear import Smear
 from nanochat_lib.model.value_embedding import ValueEmbedding
 
-__all__ = ["squared_relu", "MLP", "Block", "MODERN", "DRAWN", "GPTConfig", "token_losses", "GPT"]
+__all__ = ["squared_relu", "MLP", "Block", "MODERN", "DRAWN", "GPTConfig", "GPT"]
 
 
 def squared_relu(x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
@@ -153,36 +154,6 @@ class GPTConfig(AttentionConfig):
         )
 
 
-def token_losses(
-    logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"], reduction: str = "mean"
-) -> Float[Tensor, "*BT"]:
-    """Compute cross-entropy in nats; targets of -1 cost nothing and do not count.
-
-    Args:
-        logits: scores of every token, float32, shape (B, T, V).
-        targets: the right ids, or -1, int64, shape (B, T).
-        reduction: "mean" over counted targets (0 if there are none), "sum", or "none" for (B, T).
-
-    Returns:
-        A scalar, or the loss of every position.
-
-    Raises:
-        ValueError: the reduction is unknown.
-    """
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"loss_reduction={reduction!r} is unknown: use 'mean', 'sum' or 'none'")
-    losses = F.cross_entropy(
-        logits.flatten(0, 1),
-        targets.flatten(),
-        ignore_index=-1,
-        reduction="none" if reduction == "none" else "sum",
-    )
-    if reduction == "none":
-        return losses.view(targets.shape)
-    # torch's own mean divides zero by zero where every target is -1
-    return losses / (targets != -1).sum().clamp(min=1) if reduction == "mean" else losses
-
-
 class GPT(nn.Module):
     """Predict the next token at every position.
 
@@ -263,6 +234,11 @@ class GPT(nn.Module):
             kv_cache.advance(n_new, None if self.smear is None else embeddings)
         return rms_norm(x)
 
+    def logits(self, x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows V"]:
+        """Score every token of the vocabulary, in float32 and softly capped, from what `hidden` returned."""
+        logits = self.lm_head(x)[..., : self.config.vocab_size].float()
+        return self.config.softcap * torch.tanh(logits / self.config.softcap)
+
     def forward(
         self,
         idx: Int[Tensor, "B T"],
@@ -281,8 +257,7 @@ class GPT(nn.Module):
         Raises:
             ValueError: idx is longer than sequence_len, or the reduction is unknown.
         """
-        logits = self.lm_head(self.hidden(idx, kv_cache))[..., : self.config.vocab_size].float()
-        logits = self.config.softcap * torch.tanh(logits / self.config.softcap)
+        logits = self.logits(self.hidden(idx, kv_cache))
         return logits if targets is None else token_losses(logits, targets, loss_reduction)
 
     def num_params(self) -> int:

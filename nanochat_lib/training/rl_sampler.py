@@ -9,6 +9,7 @@ import torch
 from nanochat_lib.common import local_generator
 from nanochat_lib.evaluation.chat import response_text
 from nanochat_lib.inference.engine import Engine
+from nanochat_lib.inference.packed import PackedGPT
 from nanochat_lib.model.gpt import GPT
 from nanochat_lib.tasks.base import Task
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
@@ -83,7 +84,8 @@ class Sampler:
     """
 
     def __init__(self, config: RLConfig, model: GPT, tokenizer: Tokenizer, task: Task):
-        self.config, self.engine, self.task = config, Engine(model, tokenizer), task
+        self.config, self.model, self.task = config, model, task
+        self.engine = Engine(model, tokenizer)
         self.asked, self.solved = 0, {}  # questions drawn; question -> times all tries were right
         self.waiting: list[tuple[list[Answer], dict]] = []
 
@@ -155,6 +157,9 @@ class Sampler:
     def collect(self, number: int) -> tuple[list[Answer], dict]:
         """Ask until enough groups have spread; return what is to be learned from, and what was seen."""
         config, start = self.config, time.perf_counter()
+        self.engine.model = PackedGPT(
+            self.model, self.model.cos.dtype
+        )  # the weights of this moment
         seen, mixed, grading = [], [], 0.0
         for attempt in range(config.refills + 1):
             groups, seconds = self.try_questions(number, attempt)

@@ -56,8 +56,8 @@ def ask(
         conversations: end with a reference answer, which is cut off.
         samples: tries a question.
         max_tokens: longest answer, tool calls and outputs included.
-        temperature: as in `sample`.
-        top_k: as in `sample`.
+        temperature: as in `draw`.
+        top_k: as in `draw`.
         seed: of all draws.
 
     Returns:

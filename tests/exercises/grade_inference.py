@@ -3,233 +3,161 @@
 import torch
 
 
-def grade_nucleus_filter(module) -> None:
+def grade_typical_filter(module) -> None:
     """Check by hand, then against the definition on random rows."""
-    odds = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log()
-    for p, expected in ((0.4, [1]), (0.6, [1, 3]), (0.8, [1, 2, 3]), (0.95, [0, 1, 2, 3])):
-        kept = module.nucleus_filter(odds.clone(), p)[0].isfinite().nonzero()[:, 0].tolist()
+    odds = torch.tensor([[0.6, 0.2, 0.1, 0.1]]).log()
+    for p, expected in ((0.15, [1]), (0.5, [0, 1]), (0.79, [0, 1]), (1.0, [0, 1, 2, 3])):
+        kept = module.typical_filter(odds.clone(), p)[0].isfinite().nonzero()[:, 0].tolist()
         assert kept == expected, f"p = {p} kept tokens {kept}, expected {expected}"
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(20, 30, generator=generator)
     original = logits.clone()
-    for p in (0.05, 0.5, 0.9, 1.0):
-        out = module.nucleus_filter(logits, p)
+    for p in (0.05, 0.5, 0.9):
+        out = module.typical_filter(logits, p)
         assert torch.equal(logits, original), "the caller's logits were changed"
         assert out.shape == logits.shape, f"got shape {tuple(out.shape)}"
         for row, logit in zip(out, logits):
-            kept = row.isfinite()
+            kept, odds = row.isfinite(), logit.softmax(-1)
             assert kept.any() and torch.equal(row[kept], logit[kept]), (
                 "kept logits must stay as they are"
             )
-            odds = logit.softmax(-1)
+            distance = (-odds.log() - torch.distributions.Categorical(odds).entropy()).abs()
             assert odds[kept].sum() > p - 1e-5, f"kept only {odds[kept].sum():.3f} of p = {p}"
-            spare = odds[kept].sum() - odds[kept].min()
+            farthest = distance.masked_fill(~kept, -1).argmax()
+            spare = odds[kept].sum() - odds[farthest]
             assert spare < p + 1e-5, f"one token too many: {spare:.3f} is enough for p = {p}"
             if not kept.all():
-                assert odds[kept].min() >= odds[~kept].max(), "a likelier token was dropped"
+                assert distance[kept].max() <= distance[~kept].min() + 1e-5, (
+                    "a token nearer to the entropy was dropped"
+                )
 
 
-def grade_accept_draft(module) -> None:
-    """Check single walks by hand, then count: the outcome must follow p, whatever q is."""
-    q = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.4, 0.4]])
-    p = torch.tensor([[0.25, 0.5, 0.25], [0.6, 0.4, 0.0], [0.1, 0.2, 0.7]])
+def grade_rows_that_fit(module) -> None:
+    """Check by hand: whole rows, windows, and nothing below zero."""
     cases = [
-        ([1, 1], [0.9, 0.9, 0.05], [1, 1, 0]),
-        ([1, 1], [0.9, 0.9, 0.25], [1, 1, 1]),
-        ([0, 1], [0.49, 0.9, 0.5], [0, 1, 2]),
-        ([0, 1], [0.51, 0.0, 0.0], [2]),
-        ([1, 2], [0.0, 0.0, 0.99], [1, 0]),
+        ((1000, 0, [None], 1, 1, 10, 2), 25),  # 2 x 10 x 2 bytes a row
+        ((1000, 600, [None, None], 1, 1, 10, 2), 5),
+        ((1000, 0, [None, 4], 1, 1, 10, 1), 35),  # 10 + 4 tokens, key and value
+        ((1000, 0, [100, 4], 1, 1, 10, 1), 35),  # a window longer than the text
+        ((999, 1000, [None], 1, 1, 1, 1), 0),
+        ((1000, 0, [None], 3, 5, 4, 2), 4),
     ]
-    for draft, uniforms, expected in cases:
-        got = module.accept_draft(list(draft), q, p, list(uniforms))
-        assert list(got) == expected, (
-            f"draft {draft}, numbers {uniforms}: got {got}, expected {expected}"
-        )
-    n, generator = 6_000, torch.Generator().manual_seed(0)
-    drafts = torch.stack([torch.multinomial(row, n, True, generator=generator) for row in q], 1)
-    uniforms = torch.rand(n, 3, generator=generator)
-    results = [module.accept_draft(d, q, p, u) for d, u in zip(drafts.tolist(), uniforms.tolist())]
-    first = torch.bincount(torch.tensor([r[0] for r in results]), minlength=3) / n
-    assert torch.allclose(first, p[0], atol=0.025), (
-        f"first tokens came {first.tolist()}, p is {p[0].tolist()}"
-    )
-    second = torch.tensor([r[1] for r in results if len(r) > 1])
-    shares = torch.bincount(second, minlength=3) / len(second)
-    assert torch.allclose(shares, p[1], atol=0.03), (
-        f"second tokens {shares.tolist()}, p is {p[1].tolist()}"
-    )
+    for arguments, expected in cases:
+        got = module.rows_that_fit(*arguments)
+        assert got == expected, f"rows_that_fit{arguments} = {got}, expected {expected}"
 
 
-class _Table(torch.nn.Module):
-    """Its loss is a weighted sum of its weights, so rounding can be followed by hand."""
+def grade_repetition_curve(module) -> None:
+    """A model that always says the next number, one that says one thing, and a coin."""
 
-    def __init__(self, rows: list[list[float]], bias: float = 0.3):
-        super().__init__()
-        self.w = torch.nn.Parameter(torch.tensor(rows))
-        self.bias = torch.nn.Parameter(torch.tensor([bias]))
+    def counter(text: list[int]) -> torch.Tensor:
+        return 30.0 * torch.nn.functional.one_hot(torch.tensor((text[-1] + 1) % 100), 100).float()
 
-    def forward(self, inputs, targets):
-        return (self.w * inputs).sum() + self.bias.sum()
+    def coin(text: list[int]) -> torch.Tensor:
+        return torch.tensor([1.0, 0.0])
 
+    assert list(module.repetition_curve(counter, [0.0, 1.0], 2, 50)) == [0.0, 0.0]
+    [share] = module.repetition_curve(counter, [0.0], 1, 200)
+    assert abs(share - 0.5) < 1e-6, f"200 steps around a circle of 100: {share:.3f}, expected 0.5"
+    [share] = module.repetition_curve(coin, [0.0], 3, 20)
+    assert abs(share - 0.95) < 1e-6, f"one token for ever: {share:.3f}, 19 of 20 pairs are old"
+    [short] = module.repetition_curve(coin, [1.0], 40, 3)
+    assert 0.1 < short < 0.6, f"coins, 3 throws: {short:.3f}; do all texts get the same numbers?"
+    first, second = (module.repetition_curve(coin, [1.0], 5, 8) for _ in range(2))
+    assert list(first) == list(second), "the same seeds must give the same texts"
+    seen = []
 
-def grade_quantization_curve(module) -> None:
-    """By hand on two rows; then a model whose rows differ, and a trained one that must not change."""
-    table = _Table([[7.0, 2.4], [0.7, -0.24]])
-    weights = torch.tensor([[1.0, 10.0], [100.0, 1000.0]])
-    [(whole, rows)] = module.quantization_curve(table, weights, weights, [4])
-    want = 7 + 2 * 10 + 1 * 100 + 0 + 0.3
-    assert abs(whole - want) < 1e-3, (
-        f"4 bits, one step: {whole:.3f}, expected {want:.3f}: the step is 7 / 7, and 0.7 becomes 1; "
-        "the bias is no matrix"
-    )
-    want = 7 + 2 * 10 + 0.7 * 100 - 0.2 * 1000 + 0.3
-    assert abs(rows - want) < 1e-3, f"4 bits, steps of 1 and 0.1: {rows:.3f}, expected {want:.3f}"
-    assert table.w.tolist()[0][0] == 7.0 and abs(table.w.tolist()[1][1] + 0.24) < 1e-6, "changed"
-    zero = module.quantization_curve(_Table([[0.0, 0.0], [0.0, 1.0]]), weights, weights, [8])
-    assert all(abs(v - 1000.3) < 1e-2 for v in zero[0]), f"a row of zeros gave {zero}: a step of 0?"
-    generator, linear = torch.Generator().manual_seed(0), torch.nn.Linear(64, 64, bias=False)
-    with torch.no_grad():
-        linear.weight.copy_(torch.randn(64, 64, generator=generator))
-        linear.weight[0] *= 40
-    x = torch.randn(200, 64, generator=generator)
-    truth = linear(x).detach()
+    def spy(text: list[int]) -> torch.Tensor:
+        seen.append(tuple(text))
+        return coin(text)
 
-    class Error(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = linear
-
-        def forward(self, inputs, targets):
-            return (self.layer(inputs) - targets)[:, 1:].square().mean()
-
-    curve = module.quantization_curve(Error(), x, truth, [8, 6, 4, 3])
-    errors = [row[1] for row in curve]
-    assert errors == sorted(errors) and errors[0] > 0, f"fewer bits, more error: {errors}"
-    assert all(row[0] > 20 * row[1] for row in curve[:2]), f"one large row spoils one step: {curve}"
-    assert torch.equal(linear(x).detach(), truth), "the caller's model was changed"
+    module.repetition_curve(spy, [1.0], 6, 6)
+    assert len(set(seen)) > 12, "texts must differ: one generator for each"
 
 
 MUTANTS = {
-    "nucleus_filter": [
+    "typical_filter": [
         """
-def nucleus_filter(logits, p):
-    '''Drops the token that crosses p.'''
+def typical_filter(logits, p):
+    '''Top-p instead: nearest to no surprise at all.'''
     ordered, order = logits.sort(dim=-1, descending=True)
-    ordered = ordered.masked_fill(ordered.softmax(-1).cumsum(-1) > p, float("-inf"))
+    odds = ordered.softmax(-1)
+    ordered = ordered.masked_fill(odds.cumsum(-1) - odds >= p, float("-inf"))
     return torch.empty_like(logits).scatter(1, order, ordered)
 """,
         """
-def nucleus_filter(logits, p):
-    '''Forgets to put the tokens back in their places.'''
-    ordered, order = logits.sort(dim=-1, descending=True)
-    odds = ordered.softmax(-1)
-    return ordered.masked_fill(odds.cumsum(-1) - odds >= p, float("-inf"))
+def typical_filter(logits, p):
+    '''Drops the token that crosses p.'''
+    odds = logits.log_softmax(-1)
+    entropy = -(odds.exp() * odds).sum(-1, keepdim=True)
+    order = (-odds - entropy).abs().argsort(dim=-1, stable=True)
+    held = odds.exp().gather(1, order).cumsum(-1)
+    kept = torch.empty_like(held, dtype=torch.bool).scatter(1, order, held <= p)
+    return logits.masked_fill(~kept, float("-inf"))
 """,
         """
-def nucleus_filter(logits, p):
-    '''Min-p instead of top-p.'''
-    odds = logits.softmax(-1)
-    return logits.masked_fill(odds < p * odds.amax(-1, keepdim=True), float("-inf"))
+def typical_filter(logits, p):
+    '''One entropy for all rows.'''
+    odds = logits.log_softmax(-1)
+    entropy = -(odds.exp() * odds).sum(-1).mean()
+    order = (-odds - entropy).abs().argsort(dim=-1, stable=True)
+    probabilities = odds.exp().gather(1, order)
+    before = probabilities.cumsum(-1) - probabilities
+    kept = torch.empty_like(before, dtype=torch.bool).scatter(1, order, before < p)
+    return logits.masked_fill(~kept, float("-inf"))
 """,
     ],
-    "accept_draft": [
+    "rows_that_fit": [
         """
-def accept_draft(draft, q, p, uniforms):
-    '''After a refusal draws from p, not from what q lacks.'''
-    n = 0
-    while n < len(draft) and uniforms[n] * q[n, draft[n]] < p[n, draft[n]]:
-        n += 1
-    drawn = (p[n].cumsum(0) <= uniforms[-1]).sum()
-    return [*draft[:n], min(int(drawn), p.shape[1] - 1)]
+def rows_that_fit(memory, weights, windows, n_kv_head, head_dim, tokens, number_bytes=2):
+    '''Counts keys and forgets values.'''
+    kept = sum(tokens if w is None else min(w, tokens) for w in windows)
+    return max(0, (memory - weights) // (kept * n_kv_head * head_dim * number_bytes))
 """,
         """
-def accept_draft(draft, q, p, uniforms):
-    '''Keeps later tokens of the draft after a refusal.'''
-    out = []
-    for i, token in enumerate(draft):
-        if uniforms[i] * q[i, token] < p[i, token]:
-            out.append(token)
-    odds = p[-1] if len(out) == len(draft) else (p[len(out)] - q[len(out)]).clamp(min=0)
-    drawn = (odds.cumsum(0) / odds.sum() <= uniforms[-1]).sum()
-    return [*out, min(int(drawn), p.shape[1] - 1)]
+def rows_that_fit(memory, weights, windows, n_kv_head, head_dim, tokens, number_bytes=2):
+    '''Lets a window be longer than the text.'''
+    kept = sum(tokens if w is None else w for w in windows)
+    return max(0, (memory - weights) // (2 * kept * n_kv_head * head_dim * number_bytes))
 """,
         """
-def accept_draft(draft, q, p, uniforms):
-    '''Never adds the free token when all is accepted.'''
-    for i, token in enumerate(draft):
-        if uniforms[i] * q[i, token] >= p[i, token]:
-            odds = (p[i] - q[i]).clamp(min=0)
-            drawn = (odds.cumsum(0) / odds.sum() <= uniforms[-1]).sum()
-            return [*draft[:i], min(int(drawn), p.shape[1] - 1)]
-    return list(draft)
+def rows_that_fit(memory, weights, windows, n_kv_head, head_dim, tokens, number_bytes=2):
+    '''Owes memory where the weights alone do not fit.'''
+    kept = sum(tokens if w is None else min(w, tokens) for w in windows)
+    return (memory - weights) // (2 * kept * n_kv_head * head_dim * number_bytes)
 """,
     ],
-    "quantization_curve": [
-        '''def quantization_curve(model, inputs, targets, bits):
-    """Round the model that was given, and round the rounded one again."""
+    "repetition_curve": [
+        """
+def repetition_curve(logits_of, temperatures, n_texts=10, length=50):
+    '''Gives every text the same numbers.'''
     curve = []
-    for number in bits:
-        most, row = 2 ** (number - 1) - 1, []
-        for per_row in (False, True):
-            with torch.no_grad():
-                for p in model.parameters():
-                    if p.ndim == 2:
-                        largest = p.abs().amax(dim=1, keepdim=True) if per_row else p.abs().max()
-                        step = torch.where(largest > 0, largest / most, 1.0)
-                        p.copy_((p / step).round() * step)
-                row.append(model(inputs, targets).item())
-        curve.append(tuple(row))
+    for temperature in temperatures:
+        shares = []
+        for i in range(n_texts):
+            generator, text = torch.Generator().manual_seed(0), [0]
+            for _ in range(length):
+                uniform = torch.rand(1, generator=generator)
+                text.append(int(sample(logits_of(text)[None], uniform, temperature)[0]))
+            pairs = list(zip(text, text[1:]))
+            shares.append(1 - len(set(pairs)) / len(pairs))
+        curve.append(sum(shares) / len(shares))
     return curve
-''',
-        '''def quantization_curve(model, inputs, targets, bits):
-    """Divide by a step of zero where a row holds only zeros."""
+""",
+        """
+def repetition_curve(logits_of, temperatures, n_texts=10, length=50):
+    '''Counts tokens that were seen, not pairs.'''
     curve = []
-    for number in bits:
-        most, row = 2 ** (number - 1) - 1, []
-        for per_row in (False, True):
-            copied = copy.deepcopy(model)
-            with torch.no_grad():
-                for p in copied.parameters():
-                    if p.ndim == 2:
-                        step = (p.abs().amax(dim=1, keepdim=True) if per_row else p.abs().max()) / most
-                        p.copy_((p / step).round() * step)
-                row.append(copied(inputs, targets).item())
-        curve.append(tuple(row))
+    for temperature in temperatures:
+        shares = []
+        for i in range(n_texts):
+            generator, text = torch.Generator().manual_seed(i), [0]
+            for _ in range(length):
+                uniform = torch.rand(1, generator=generator)
+                text.append(int(sample(logits_of(text)[None], uniform, temperature)[0]))
+            shares.append(1 - len(set(text)) / len(text))
+        curve.append(sum(shares) / len(shares))
     return curve
-''',
-        '''def quantization_curve(model, inputs, targets, bits):
-    """Give each column a step, not each row."""
-    curve = []
-    for number in bits:
-        most, row = 2 ** (number - 1) - 1, []
-        for per_row in (False, True):
-            copied = copy.deepcopy(model)
-            with torch.no_grad():
-                for p in copied.parameters():
-                    if p.ndim == 2:
-                        largest = p.abs().amax(dim=0, keepdim=True) if per_row else p.abs().max()
-                        step = torch.where(largest > 0, largest / most, 1.0)
-                        p.copy_((p / step).round() * step)
-                row.append(copied(inputs, targets).item())
-        curve.append(tuple(row))
-    return curve
-''',
-        '''def quantization_curve(model, inputs, targets, bits):
-    """Use one step more than there are numbers: 2 to the b - 1."""
-    curve = []
-    for number in bits:
-        most, row = 2 ** (number - 1), []
-        for per_row in (False, True):
-            copied = copy.deepcopy(model)
-            with torch.no_grad():
-                for p in copied.parameters():
-                    if p.ndim == 2:
-                        largest = p.abs().amax(dim=1, keepdim=True) if per_row else p.abs().max()
-                        step = torch.where(largest > 0, largest / most, 1.0)
-                        p.copy_((p / step).round() * step)
-                row.append(copied(inputs, targets).item())
-        curve.append(tuple(row))
-    return curve
-''',
+""",
     ],
 }

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from nanochat_lib.model.attention import rms_norm
-from nanochat_lib.model.gpt import GPT, GPTConfig, token_losses
+from nanochat_lib.model.gpt import GPT, GPTConfig
+from nanochat_lib.model.losses import token_losses
 
 
 def _cost(depth: int, vocab_size: int, sequence_len: int) -> int:

@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from nanochat_lib.inference.engine import MAX_CALL, Engine, Row
-from nanochat_lib.inference.sampling import sample
-from nanochat_lib.model.gpt import GPT, GPTConfig
+from nanochat_lib.inference.engine import Engine
+from nanochat_lib.inference.kept import KeptTexts, shared_length
+from nanochat_lib.inference.row import MAX_CALL, Request, Row, in_a_loop
+from nanochat_lib.inference.sampling import kept_tokens, sample, sampled_logprobs
+from nanochat_lib.model.gpt import GPT, MODERN, GPTConfig
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.train(["a b c"], vocab_size=265)
@@ -17,8 +19,8 @@ STOP, BOS = SPECIAL("<|assistant_end|>"), TOKENIZER.bos_id
 CONFIG = GPTConfig(sequence_len=48, vocab_size=265, n_layer=2, n_embd=32, n_head=2, n_kv_head=2)
 
 
-def shaken_gpt(smear: bool) -> GPT:
-    model = GPT(GPTConfig(**{**CONFIG.__dict__, "smear": smear}))
+def shaken_gpt(modern: bool) -> GPT:
+    model = GPT(GPTConfig(**{**CONFIG.__dict__, **dict.fromkeys(MODERN, modern)}))
     generator = torch.Generator().manual_seed(0)
     for weight in model.parameters():
         weight.data += 0.2 * torch.randn(weight.shape, generator=generator)
@@ -35,11 +37,18 @@ class ScriptedGPT(GPT):
             self.next_token[token] = following
         self.rows_fed: list[int] = []
 
-    def forward(self, idx, targets=None, kv_cache=None, loss_reduction="mean"):
+    def hidden(self, idx, kv_cache=None):
         self.rows_fed.append(idx.shape[0])
         assert int(kv_cache.positions(idx.shape[1]).max()) < self.config.sequence_len
         kv_cache.advance(idx.shape[1])
         return 10.0 * torch.nn.functional.one_hot(self.next_token[idx], 265).float()
+
+    def logits(self, x):
+        return x
+
+
+def new_row(budget: int, **settings) -> Row:
+    return Row(TOKENIZER, Request([1], **settings), budget)
 
 
 def chain(text: str, *special: str) -> dict[int, int]:
@@ -64,9 +73,9 @@ def random_prompts(*lengths: int) -> list[list[int]]:
     return [torch.randint(0, 256, (n,), generator=generator).tolist() for n in lengths]
 
 
-@pytest.mark.parametrize("smear", [False, True])
-def test_greedy_equals_full_recompute(smear):
-    model = shaken_gpt(smear)
+@pytest.mark.parametrize("modern", [False, True])
+def test_greedy_equals_full_recompute(modern):
+    model = shaken_gpt(modern)
     engine, prompts = Engine(model, TOKENIZER), random_prompts(1, 9, 4, 30, 2, 47)
     together = engine.generate_batch(prompts, max_tokens=10)
     for prompt, (tokens, mask) in zip(prompts, together):
@@ -125,7 +134,7 @@ def test_tool_call_forces_the_result():
 
 @pytest.mark.parametrize("expression", ["3 * *", "a", ""])
 def test_a_call_that_cannot_be_worked_out_gets_an_error(expression):
-    row = Row(TOKENIZER, budget=50)
+    row = new_row(50)
     call = [SPECIAL("<|python_start|>"), *expression.encode(), SPECIAL("<|python_end|>")]
     for token in [*call, *[ord("A")] * 8]:
         row.accept(token, frozenset({STOP}))
@@ -135,7 +144,7 @@ def test_a_call_that_cannot_be_worked_out_gets_an_error(expression):
 
 
 def test_a_call_without_an_end_is_ended():
-    row = Row(TOKENIZER, budget=MAX_CALL + 20)
+    row = new_row(MAX_CALL + 20)
     for token in [SPECIAL("<|python_start|>"), *[ord("1")] * (MAX_CALL + 19)]:
         row.accept(token, frozenset({STOP}))
     text = (
@@ -146,7 +155,7 @@ def test_a_call_without_an_end_is_ended():
 
 
 def test_the_longest_call_is_worked_out():
-    row = Row(TOKENIZER, budget=MAX_CALL + 10)
+    row = new_row(MAX_CALL + 10)
     expression = "1+" * (MAX_CALL // 2 - 1) + "11"
     call = [SPECIAL("<|python_start|>"), *expression.encode(), SPECIAL("<|python_end|>")]
     for token in [*call, *[ord("x")] * 4]:
@@ -157,7 +166,7 @@ def test_the_longest_call_is_worked_out():
 
 
 def test_an_end_without_a_start_and_a_second_start_are_harmless():
-    row = Row(TOKENIZER, budget=50)
+    row = new_row(50)
     start, end = SPECIAL("<|python_start|>"), SPECIAL("<|python_end|>")
     for token in [end, start, ord("9"), start, ord("1"), ord("+"), ord("1"), end, 0, 0, 0]:
         row.accept(token, frozenset({STOP}))
@@ -165,7 +174,7 @@ def test_an_end_without_a_start_and_a_second_start_are_harmless():
 
 
 def test_budget_cuts_a_forced_result():
-    row = Row(TOKENIZER, budget=6)
+    row = new_row(6)
     for token in [SPECIAL("<|python_start|>"), *b"1+1", SPECIAL("<|python_end|>"), 0, 0, 0]:
         last = row.accept(token, frozenset({STOP}))
     assert row.finished and len(row.tokens) == 6 and row.mask == [1] * 5 + [0]
@@ -214,9 +223,9 @@ def test_nothing_runs_past_the_context():
 
 def test_bad_requests_say_what_is_wrong():
     engine = Engine(shaken_gpt(False), TOKENIZER)
-    with pytest.raises(ValueError, match="prompt 1 has 48 tokens, the context has 48"):
+    with pytest.raises(ValueError, match="prompt 1: the prompt has 48 tokens, the context has 48"):
         engine.generate_batch([[1], [1] * 48])
-    with pytest.raises(ValueError, match="prompt 0 has 0 tokens"):
+    with pytest.raises(ValueError, match="prompt 0: the prompt has 0 tokens"):
         engine.generate([])  # at the call, not at the first step
     with pytest.raises(ValueError, match="max_tokens 0"):
         engine.generate([1], max_tokens=0)
@@ -268,3 +277,189 @@ def test_sample_temperature_zero_and_one_candidate_take_the_largest():
     assert torch.equal(sample(logits, uniforms, temperature=0.0), logits.argmax(-1))
     assert torch.equal(sample(logits, uniforms, top_k=1), logits.argmax(-1))
     assert torch.equal(sample(logits, uniforms, temperature=1e-4), logits.argmax(-1))
+
+
+# --- requests that come and go -------------------------------------------------------------------
+
+
+def answer_alone(model: GPT, request: Request) -> Row:
+    engine = Engine(model, TOKENIZER)
+    row = engine.submit(request)
+    while engine.busy:
+        engine.step()
+    return row
+
+
+@pytest.mark.parametrize("modern", [False, True])
+@settings(max_examples=8, deadline=None)
+@given(st.randoms(use_true_random=False), st.sampled_from([1, 2, 5]), st.sampled_from([3, 64]))
+def test_an_answer_is_the_same_in_any_company(modern, dice, max_rows, chunk):
+    model, beginning = shaken_gpt(modern), [dice.randrange(256) for _ in range(20)]
+    requests = []
+    for seed in range(7):
+        prompt = [dice.randrange(256) for _ in range(dice.randint(1, 12))]
+        prompt = beginning[: dice.choice([0, 17, 20])] + prompt
+        top_k, top_p = dice.choice([(None, 1.0), (5, 1.0), (None, 0.8)])
+        requests.append(Request(prompt, dice.randint(1, 15), top_k=top_k, top_p=top_p, seed=seed))
+    engine = Engine(model, TOKENIZER, max_rows=max_rows, chunk=chunk, keep_bytes=10**6)
+    rows, left = [], set()
+    for request in requests:
+        rows.append(engine.submit(request))
+        for _ in range(dice.randint(0, 4)):
+            engine.step()
+        if dice.random() < 0.2:
+            left.add(dice.randrange(len(rows)))
+            for i in left:
+                engine.cancel(rows[i])
+    while engine.busy:
+        engine.step()
+    for i, (request, row) in enumerate(zip(requests, rows)):
+        alone = answer_alone(model, request)
+        assert row.finished
+        if i in left:
+            assert row.tokens == alone.tokens[: len(row.tokens)]
+        else:
+            assert (row.tokens, row.reason) == (alone.tokens, alone.reason)
+            assert row.logprobs == pytest.approx(alone.logprobs, abs=1e-3)
+
+
+def test_no_row_waits_for_another_to_end():
+    model = ScriptedGPT({ord("a"): STOP})
+    engine = Engine(model, TOKENIZER, max_rows=2)
+    long, short, late = (
+        engine.submit(Request([ord(c)], max_tokens=n, temperature=0.0))
+        for c, n in (("c", 9), ("a", 9), ("c", 4))
+    )
+    steps = {}
+    for step in range(12):
+        engine.step()
+        for name, row in (("long", long), ("short", short), ("late", late)):
+            if row.finished:
+                steps.setdefault(name, step)
+    assert steps == {"short": 0, "late": 4, "long": 8}
+    assert not engine.busy and engine.step() == []
+
+
+def test_a_long_prompt_does_not_hold_up_answers():
+    model = ScriptedGPT({})
+    engine = Engine(model, TOKENIZER, chunk=5)
+    first = engine.submit(Request([ord("c")], max_tokens=30))
+    engine.step()
+    second = engine.submit(Request([99] * 40, max_tokens=3))
+    for n in range(2, 9):
+        engine.step()
+        assert len(first.tokens) == n and len(second.tokens) == 0
+    engine.step()
+    assert len(second.tokens) == 1, "40 tokens, 5 a step: the eighth step gives the first token"
+
+
+def test_beginnings_are_read_once_also_when_their_reader_has_left():
+    model, prompt = shaken_gpt(True), random_prompts(30)[0]
+    engine = Engine(model, TOKENIZER, keep_bytes=10**6)
+    first = engine.submit(Request(prompt, max_tokens=5, temperature=0.0))
+    second = engine.submit(Request(prompt + [7], max_tokens=5, temperature=0.0))
+    while engine.busy:
+        engine.step()
+    engine.step()
+    assert (first.n_shared, second.n_shared) == (0, 30)
+    third = engine.submit(Request(prompt + first.tokens + [9, 9], max_tokens=5, temperature=0.0))
+    while engine.busy:
+        engine.step()
+    assert third.n_shared == 34, "the last token of an answer is never read"
+    assert third.tokens == answer_alone(model, third.request).tokens
+    assert Engine(model, TOKENIZER).kept.room == 0, "nothing is kept unless asked for"
+
+
+def test_kept_texts_stay_within_their_room_and_forget_the_oldest():
+    kept, text = KeptTexts(room=400), lambda n: [n] * 20
+    for n in (1, 2):
+        kept.add(text(n), torch.zeros(40))
+    assert kept.find(text(1) + [5])[1] == 20
+    kept.add(text(3), torch.zeros(40))
+    assert kept.find(text(2) + [5]) == (None, 0) and kept.find(text(1) + [5])[1] == 20
+    kept.add(text(1) + [6, 7], torch.zeros(50))
+    assert kept.taken == 360 and len(kept.texts) == 2, "a longer text takes its beginning's place"
+    kept.add(text(4), torch.zeros(101))
+    assert kept.taken == 360, "what is larger than all the room is not kept"
+    assert shared_length([5, 6, 7], [5, 6, 7, 8]) == 3 and shared_length([5, 6, 7], [5, 6]) == 1
+
+
+def test_cancelled_requests_give_their_place_away():
+    engine = Engine(ScriptedGPT({}), TOKENIZER, max_rows=1)
+    first, second, third = (engine.submit(Request([ord("c")], max_tokens=9)) for _ in range(3))
+    engine.step()
+    engine.cancel(first)
+    engine.cancel(second)
+    engine.step()
+    assert len(first.tokens) == 1 and second.tokens == [] and len(third.tokens) == 1
+    assert first.reason == second.reason == "cancelled" and engine.rows == [third]
+
+
+def test_a_stream_that_nobody_reads_on_leaves_no_row_behind():
+    engine = Engine(ScriptedGPT({}), TOKENIZER)
+    stream = engine.generate([99], num_samples=3)
+    next(stream)
+    stream.close()
+    assert not engine.busy
+
+
+def test_bias_penalties_and_alternatives():
+    model = ScriptedGPT({}, rest=ord("x"))
+    biased = answer_alone(model, Request([99], 3, temperature=0.0, bias={ord("z"): 20.0}))
+    assert biased.tokens == [ord("z")] * 3
+    never = answer_alone(model, Request([99], 3, temperature=0.0, bias={ord("x"): -100.0}))
+    assert ord("x") not in never.tokens
+    counted = answer_alone(model, Request([99], 4, temperature=0.0, frequency_penalty=4.0))
+    assert counted.tokens[:3] == [ord("x")] * 3 and counted.tokens[3] != ord("x")
+    present = answer_alone(model, Request([99], 2, temperature=0.0, presence_penalty=11.0))
+    assert present.tokens[0] == ord("x") != present.tokens[1]
+    noted = answer_alone(model, Request([99], 2, temperature=0.0, alternatives=2))
+    odds = torch.nn.functional.one_hot(torch.tensor(ord("x")), 265).float().mul(10).log_softmax(-1)
+    for (token, logprob), best, second in noted.alternatives:
+        assert token == best[0] == ord("x") != second[0]
+        assert logprob == best[1] == pytest.approx(odds[ord("x")].item(), abs=1e-5)
+    assert len(noted.alternatives) == 2 and biased.alternatives == []
+
+
+def test_loops_end_when_asked():
+    row = answer_alone(ScriptedGPT({}), Request([99], temperature=0.0, end_loops=True))
+    assert row.reason == "loop" and len(row.tokens) == 24
+    assert answer_alone(ScriptedGPT({}), Request([99], temperature=0.0)).reason == "length"
+    for period in (1, 3, 16):
+        piece = list(range(period))
+        assert in_a_loop([99, *piece * 24]), period
+    assert not in_a_loop(list(range(17)) * 24) and not in_a_loop([])
+
+
+def test_top_p_and_min_p_keep_what_they_say():
+    odds = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log()
+    for top_p, expected in ((0.4, [1]), (0.6, [1, 3]), (0.8, [1, 2, 3]), (1.0, [0, 1, 2, 3])):
+        assert kept_tokens(odds, top_p=top_p)[0].nonzero()[:, 0].tolist() == expected, top_p
+    for min_p, expected in ((0.0, [0, 1, 2, 3]), (0.25, [1, 2, 3]), (0.4, [1, 3]), (1.0, [1])):
+        assert kept_tokens(odds, min_p=min_p)[0].nonzero()[:, 0].tolist() == expected, min_p
+    assert kept_tokens(odds, top_k=3, top_p=0.7)[0].tolist() == [False, True, False, True]
+
+
+def test_top_p_and_min_p_agree_with_transformers():
+    transformers = pytest.importorskip("transformers")
+    logits = 3 * torch.randn(30, 50, generator=torch.Generator().manual_seed(0))
+    for p in (0.05, 0.5, 0.9):
+        theirs = transformers.TopPLogitsWarper(p)(None, logits.clone())
+        assert torch.equal(kept_tokens(logits, top_p=p), theirs.isfinite())
+        theirs = transformers.MinPLogitsWarper(p)(None, logits.clone())
+        assert torch.equal(kept_tokens(logits, min_p=p), theirs.isfinite())
+
+
+def test_sampled_logprobs_with_all_dials():
+    logits = 2 * torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
+    dials = (0.7, 12, 0.8, 0.05)
+    kept = kept_tokens(logits / 0.7, *dials[1:])
+    odds = (logits / 0.7).masked_fill(~kept, -torch.inf).log_softmax(-1)
+    drawn = sample(logits, torch.rand(40, generator=torch.Generator().manual_seed(1)), *dials)
+    expected = odds.gather(1, drawn[:, None])[:, 0]
+    torch.testing.assert_close(sampled_logprobs(logits, drawn, *dials), expected)
+    outside = (~kept).float().argmax(-1)
+    assert sampled_logprobs(logits, outside, *dials).isfinite().all()
+    for wrong in ({"top_p": 0.0}, {"top_p": 1.5}, {"min_p": -0.1}, {"min_p": float("nan")}):
+        with pytest.raises(ValueError, match="top_p"):
+            Request([1], **wrong)

@@ -11,8 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat_lib.model.attention import rms_norm
-from nanochat_lib.model.gpt import GPT, GPTConfig, Smear, token_losses
+from nanochat_lib.model.attention import offset_keys, rms_norm
+from nanochat_lib.model.gpt import GPT, GPTConfig
+from nanochat_lib.model.losses import token_losses
+from nanochat_lib.model.smear import Smear
 from nanochat_lib.training.precision import prepare
 
 SMALL = GPTConfig(sequence_len=32, vocab_size=100, n_layer=3, n_head=4, n_kv_head=4, n_embd=64)
@@ -27,7 +29,8 @@ SWITCHES = [
 class ListCache:
     """The cache protocol in its plainest form: one row at a time, keys and values in lists."""
 
-    def __init__(self, n_layer: int, n_rows: int):
+    def __init__(self, config: GPTConfig, n_rows: int):
+        n_layer, self.offset = config.n_layer, config.key_offset
         self.lengths = torch.zeros(n_rows, dtype=torch.int64)
         self.pending: torch.Tensor | None = None
         self.layers: list[list] = [[None, None] for _ in range(n_layer)]
@@ -53,7 +56,8 @@ class ListCache:
                 full[row, positions[row]] = new[row]
             self.layers[layer_idx][slot] = full
             out.append(full)
-        return tuple(out)
+        keys, values = out
+        return (offset_keys(keys) if self.offset else keys), values
 
     def attention_mask(self, n_new: int) -> torch.Tensor:
         positions = self.positions(n_new)
@@ -252,7 +256,7 @@ def test_cached_forward_equals_full_forward(switches, n_kv_head, chunks):
     config = dataclasses.replace(SMALL, n_kv_head=n_kv_head, **switches)
     model = trained_looking(config)
     idx = random_ids(2, 20)
-    cache = ListCache(config.n_layer, 2)
+    cache = ListCache(config, 2)
     with torch.no_grad():
         whole = model(idx)
         parts = torch.cat([model(part, kv_cache=cache) for part in idx.split(chunks, dim=1)], dim=1)
@@ -267,7 +271,7 @@ def test_rows_of_different_length_share_a_cache(switches):
     rows = [random_ids(9, seed=1), random_ids(4, seed=2)]
     padded = torch.zeros(2, 7, dtype=torch.int64)
     padded[0, :6], padded[1, :1] = rows[0][:6], rows[1][:1]  # column 7 is padding for both
-    cache = ListCache(config.n_layer, 2)
+    cache = ListCache(config, 2)
     cache.set_lengths(torch.tensor([6, 1]))
     with torch.no_grad():
         prefill = model(padded, kv_cache=cache)

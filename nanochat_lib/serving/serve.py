@@ -1,0 +1,81 @@
+# Generated from chapters/98_server.py by `course build`; edit that file.
+"""The command `nanochat serve`."""
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import Literal
+
+from nanochat_lib.serving.replies import Defaults
+from nanochat_lib.serving.runs import find_run, last_stage, load_engine
+from nanochat_lib.serving.server import PatientServer, ServerSettings, Service
+
+__all__ = ["LOOPBACK", "ServeConfig", "serve"]
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Serve a trained model with OpenAI's API; the variable NANOCHAT_API_KEY sets a key."""
+
+    run: str | None = None
+    """name of the run; the newest one by default"""
+    stage: Literal["rl", "sft", "mid", "base"] | None = None
+    """rl by default, or sft if the run has no rl"""
+    host: str = "127.0.0.1"
+    """0.0.0.0 lets other machines in"""
+    port: int = 8000
+    """0 takes any that is free"""
+    temperature: float = 0.0
+    """for requests that name none"""
+    top_k: int | None = 50
+    """for requests that name none"""
+    max_rows: int = 64
+    """replies in the making at once"""
+    max_waiting: int = 64
+    """requests that may wait for a row"""
+    keep_mb: int = 256
+    """memory for what past texts have left in the cache"""
+    device: str = "auto"
+    """auto, cpu, cuda or mps"""
+
+
+def serve(config: ServeConfig) -> int:
+    """Serve until a signal comes; replies in the making are finished first.
+
+    Returns:
+        0, the exit code.
+
+    Raises:
+        ValueError: there is no such model, or the port is taken.
+    """
+    folder = find_run(config.run, config.stage)
+    engine = load_engine(folder, config.stage or last_stage(folder), config.device)
+    engine.max_rows, engine.kept.room = config.max_rows, config.keep_mb * 10**6
+    key, loopback = os.environ.get("NANOCHAT_API_KEY"), config.host in LOOPBACK | {"::1"}
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        listening = socket.create_server((config.host, config.port), family=family)
+    except OSError as error:
+        raise ValueError(
+            f"cannot listen at {config.host}:{config.port} ({error.strerror}): try --port "
+            f"{config.port + 1}"
+        ) from error
+    settings = ServerSettings(
+        model=folder.name,
+        key=key,
+        hosts=LOOPBACK if loopback else None,
+        max_waiting=config.max_waiting,
+        defaults=Defaults(config.temperature, config.top_k),
+    )
+    server = PatientServer(Service(engine, settings))
+    port = listening.getsockname()[1]
+    print(
+        f"{folder.name}: http://{config.host}:{port}/ for people, /v1 for programs (Ctrl-C stops)",
+        flush=True,
+    )
+    if not loopback and key is None:
+        print("whoever reaches this machine may ask: NANOCHAT_API_KEY sets a key", flush=True)
+    server.run(sockets=[listening])
+    return 0
