@@ -828,7 +828,9 @@ class Scheduler:
         rows = self.rows[first:]
         # Nobody waits for a token: read as much as memory allows.
         budget = self.chunk if first else 32 * self.chunk
-        share = max(1, budget // len(rows))
+        # Padding takes places as well: no row may be padded beyond the end of the context.
+        room = cache.max_len - max(cache.lengths[first : first + len(rows)])
+        share = max(1, min(budget // len(rows), room))
         pieces = []
         for i, row in enumerate(rows, first):
             pieces.append(row.request.prompt[cache.lengths[i] : cache.lengths[i] + share])
@@ -1268,7 +1270,8 @@ print(f"until the prompt is read: {whole[0]:.1f} ms, {sum(pieces[:10]):.1f} ms")
 assert max(pieces) < max(whole)
 
 # %% [markdown]
-# *Notice the one tall bar on the left, and the row of low ones on the right.* Throughput and latency pull
+# *Notice the one tall bar on the left, and the row of low ones on the right.* (The first of them is taller than the
+# others, because the cache had to grow by a row.) Throughput and latency pull
 # in different directions: pieces cost overhead, and the newcomer's first token comes later, but nobody's
 # stream stutters.
 #

@@ -353,8 +353,8 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# *Notice that the larger model owes its speed to fewer bytes.* The small one gains by packing alone; short
-# weights cost it conversions. On processors without instructions for bfloat16 the third bar may be the
+# *Notice that the larger model owes its speed to fewer bytes.* The small one gains by packing; what bfloat16
+# saves it in bytes is lost in conversions. On processors without instructions for bfloat16 the third bar may be the
 # longest.
 #
 # `make bench-inference` measures larger models, eight rows, long prompts, and eight requests that come three

@@ -159,7 +159,7 @@ def run(side: str, name: str) -> dict | None:
             return None
         env["PYTHONPATH"] = checkout
     command = [sys.executable, __file__, "--measure", side, name]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, env=env, capture_output=True, encoding="utf-8")
     if done.returncode:
         raise SystemExit(f"{side}, {name}: {done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])

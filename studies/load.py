@@ -112,7 +112,7 @@ def main() -> None:
     url, process = args.url, None
     if url is None:
         command = [sys.executable, "-m", "nanochat_lib.cli", "serve", "--port", "0"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
         line = process.stdout.readline()
         url = line.split(": ")[1].split("/ ")[0]
     try:

@@ -195,7 +195,9 @@ def overlap(machine: dict) -> None:
         for name, (threads, _) in OVERLAPS.items():
             command = [sys.executable, __file__, "time", name]
             env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-            done = subprocess.run(command, check=True, env=env, stdout=subprocess.PIPE, text=True)
+            done = subprocess.run(
+                command, check=True, env=env, stdout=subprocess.PIPE, encoding="utf-8"
+            )
             seconds[name].append(round(float(done.stdout.split()[-1]), 2))
     print(seconds)
     atomic_write(path, json.dumps({"steps": 20, "seconds": seconds, "machine": machine}) + "\n")

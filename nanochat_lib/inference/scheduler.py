@@ -140,7 +140,9 @@ class Scheduler:
         rows = self.rows[first:]
         # Nobody waits for a token: read as much as memory allows.
         budget = self.chunk if first else 32 * self.chunk
-        share = max(1, budget // len(rows))
+        # Padding takes places as well: no row may be padded beyond the end of the context.
+        room = cache.max_len - max(cache.lengths[first : first + len(rows)])
+        share = max(1, min(budget // len(rows), room))
         pieces = []
         for i, row in enumerate(rows, first):
             pieces.append(row.request.prompt[cache.lengths[i] : cache.lengths[i] + share])

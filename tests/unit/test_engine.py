@@ -353,6 +353,21 @@ def test_a_long_prompt_does_not_hold_up_answers():
     assert len(second.tokens) == 1, "40 tokens, 5 a step: the eighth step gives the first token"
 
 
+def test_padding_does_not_pass_the_end_of_the_context():
+    model, beginning = shaken_gpt(True), random_prompts(30)[0]
+    engine = Engine(model, TOKENIZER, keep_bytes=10**6)
+    engine.submit(Request(beginning, max_tokens=2, temperature=0.0))
+    while engine.busy:
+        engine.step()
+    # Together: 30 tokens are known of one prompt, the other's 40 must all be read.
+    requests = [Request([*beginning, 1, 2], 5), Request(random_prompts(9, 40)[1], 5)]
+    rows = [engine.submit(request) for request in requests]
+    while engine.busy:
+        engine.step()
+    assert rows[0].n_shared == 30
+    assert [row.tokens for row in rows] == [answer_alone(model, r).tokens for r in requests]
+
+
 def test_beginnings_are_read_once_also_when_their_reader_has_left():
     model, prompt = shaken_gpt(True), random_prompts(30)[0]
     engine = Engine(model, TOKENIZER, keep_bytes=10**6)

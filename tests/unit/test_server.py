@@ -484,7 +484,7 @@ def runs(tmp_path, monkeypatch):
 
 def test_nanochat_serve_says_where_answers_and_stops(runs):
     command = [sys.executable, "-m", "nanochat_lib.cli", "serve", "--port", "0", "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
     try:
         line = process.stdout.readline()
         assert line.startswith("tiny: http://127.0.0.1:"), line
@@ -495,7 +495,7 @@ def test_nanochat_serve_says_where_answers_and_stops(runs):
         )
         assert answer.usage.completion_tokens == 5
         busy = subprocess.run(
-            [*command[:5], url.split(":")[2].split("/")[0]], capture_output=True, text=True
+            [*command[:5], url.split(":")[2].split("/")[0]], capture_output=True, encoding="utf-8"
         )
         assert busy.returncode != 0 and "try --port" in busy.stderr, busy.stderr
         process.send_signal(signal.SIGTERM)
