@@ -558,7 +558,7 @@ from typing import Any
 
 from nanochat_lib.inference.row import Request
 from nanochat_lib.serving.errors import APIError
-from nanochat_lib.serving.protocol import Dials
+from nanochat_lib.serving.protocol import ChatRequest, Dials
 from nanochat_lib.serving.reply import ReplyText
 from nanochat_lib.serving.worker import Arrival, Draining, QueueFull, Worker
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
@@ -609,7 +609,7 @@ def make_requests(
             f"the prompt has {len(prompt)} tokens, the context {limit}: at least one must be left "
             "for the reply; make it shorter",
             "context_length_exceeded",
-            "messages",
+            "messages" if isinstance(dials, ChatRequest) else "prompt",
         )
     pick = lambda value, other: other if value is None else value  # noqa: E731
     seed = pick(dials.seed, random.getrandbits(32))
@@ -1223,9 +1223,7 @@ def handle_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:]) or None
         message = f"{param or 'body'}: {first['msg']}"
-        if "json" not in http.headers.get(
-            "content-type", ""
-        ):  # what a page elsewhere cannot send unasked
+        if "json" not in http.headers.get("content-type", ""):  # a page elsewhere cannot send that
             message = "body: send JSON, with the header content-type: application/json"
         return APIError(400, message, "invalid_value", param).response()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from nanochat_lib.inference.row import Request
 from nanochat_lib.serving.errors import APIError
-from nanochat_lib.serving.protocol import Dials
+from nanochat_lib.serving.protocol import ChatRequest, Dials
 from nanochat_lib.serving.reply import ReplyText
 from nanochat_lib.serving.worker import Arrival, Draining, QueueFull, Worker
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
@@ -61,7 +61,7 @@ def make_requests(
             f"the prompt has {len(prompt)} tokens, the context {limit}: at least one must be left "
             "for the reply; make it shorter",
             "context_length_exceeded",
-            "messages",
+            "messages" if isinstance(dials, ChatRequest) else "prompt",
         )
     pick = lambda value, other: other if value is None else value  # noqa: E731
     seed = pick(dials.seed, random.getrandbits(32))

@@ -257,9 +257,7 @@ def handle_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:]) or None
         message = f"{param or 'body'}: {first['msg']}"
-        if "json" not in http.headers.get(
-            "content-type", ""
-        ):  # what a page elsewhere cannot send unasked
+        if "json" not in http.headers.get("content-type", ""):  # a page elsewhere cannot send that
             message = "body: send JSON, with the header content-type: application/json"
         return APIError(400, message, "invalid_value", param).response()
 

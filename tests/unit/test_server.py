@@ -503,3 +503,26 @@ def test_nanochat_serve_says_where_answers_and_stops(runs):
     finally:
         process.kill()
         process.stdout.close()
+
+
+@pytest.mark.parametrize("text", ["\ud800 b", " " * 600_000])
+def test_texts_that_are_hard_to_encode_do_not_make_it_fail(server, text):
+    messages = [{"role": "user", "content": text}]
+    for path, body in (
+        ("/v1/chat/completions", hello(messages=messages, max_tokens=1)),
+        ("/v1/completions", {"model": "tiny", "prompt": text, "max_tokens": 1}),
+        ("/tokenize", {"prompt": text}),
+        ("/tokenize", {"messages": messages}),
+    ):
+        answer = httpx.post(server.url + path, content=json.dumps(body), headers=JSON, timeout=20)
+        assert answer.status_code in (200, 400), (path, answer.text[:200])
+    for wrong in (hello(**{text[:3]: 1}), hello(model=text[:3])):
+        url = f"{server.url}/v1/chat/completions"
+        answer = httpx.post(url, content=json.dumps(wrong), headers=JSON)
+        assert answer.status_code == 400 and answer.json()["error"]["message"]
+
+
+def test_a_prompt_that_is_too_long_is_named(server):
+    body = {"model": "tiny", "prompt": "a" * 300}
+    error = httpx.post(f"{server.url}/v1/completions", json=body).json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
