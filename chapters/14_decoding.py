@@ -114,7 +114,7 @@ for name, model in (("laptop", laptop), ("larger", larger)):
 
 # %% [markdown]
 # The laptop's model does next to no arithmetic: its 2 MB stay in the processor's own memory, and the step
-# is calls. The larger one makes hardly more calls, and has 25 times as much to fetch.
+# is calls. The larger one makes half as many calls again, and has 25 times as much to fetch.
 #
 # ## Fewer calls
 #
@@ -381,8 +381,8 @@ large = record["cases"]["d12"]
 assert large["bfloat16"]["one"] > 1.5 * large["nanochat"]["one"]
 
 # %% [markdown]
-# The larger the model, the more the bytes count: at d12 bfloat16 more than doubles every rate, int8 more than
-# triples that of one row. A prompt gains from yet another thing: only its last token needs the head, a
+# The larger the model, the more the bytes count: at d12 bfloat16 gives two to three times every rate, int8 more than
+# three times that of one row. A prompt gains from yet another thing: only its last token needs the head, a
 # quarter of all the products at d12. And company pays, but not eightfold for eight: a product with eight rows takes longer
 # than one with a single row, each row reads a past of its own, and requests that come and go are seldom all
 # there.
