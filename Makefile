@@ -10,7 +10,7 @@ NOTEBOOKS = $(wildcard chapters/*.ipynb solutions/*.ipynb)
 CALM := GOMP_SPINCOUNT=10000
 ONE_THREAD := OMP_NUM_THREADS=1 MPLBACKEND=agg HF_HUB_OFFLINE=1
 
-.PHONY: help setup speedrun test lint check rust unit notebooks smoke bench-tokenizer bench-ideas bench-training bench-inference load-test study-speed study-quality study-tinyworld study-contact study-capabilities study-rl pictures lock clean
+.PHONY: help setup speedrun test lint check rust unit notebooks smoke bench-tokenizer bench-ideas bench-training bench-inference bench-one-file load-test study-speed study-quality study-tinyworld study-contact study-capabilities study-rl pictures lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | while IFS='|' read -r target text; \
@@ -60,6 +60,9 @@ bench-training: setup  ## time training steps beside our first ones and those of
 
 bench-inference: setup  ## time our engine beside that of NANOCHAT_CHECKOUT; RECORD=1 keeps the table (ten minutes)
 	@$(CALM) $(BIN)/python studies/inference_speed.py $(if $(RECORD),--record)
+
+bench-one-file: setup  ## compare the newest run as one HTML file, in Chromium, with our engine; RECORD=1 keeps it
+	@$(BIN)/python studies/one_file.py $(if $(RECORD),--record)
 
 load-test: setup  ## let 64 clients talk to the newest run's server for a minute
 	@$(BIN)/python studies/load.py

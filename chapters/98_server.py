@@ -776,8 +776,8 @@ class Format:
     def logprobs(self, noted: list[Noted]) -> dict[str, Any]:
         """Write the log-probabilities of some tokens, each with its likeliest alternatives."""
         entries = [[self.entry(*pair) for pair in pairs] for pairs, _ in noted]
-        for (own, *_), (_, inside) in zip(entries, noted):
-            own |= {"inside_tool": True} if inside else {}
+        for (own, *_), (_, in_tool) in zip(entries, noted):
+            own |= {"inside_tool": True} if in_tool else {}
         if self.chat:
             return {"content": [{**own, "top_logprobs": others} for own, *others in entries]}
         return {
@@ -860,7 +860,8 @@ def event(data: dict[str, Any]) -> str:
 # Before any route sees a request, four questions: Is the server asked by a name that is its own? (A web page may
 # point a name at 127.0.0.1 and talk to our server through the visitor's browser; the header `Host` gives it
 # away.) Does the caller know the key, if there is one? The comparison takes equally long for every wrong key, or
-# its time would tell how much of it was right. Is the body of a reasonable size? And what did it come to: the
+# its time would tell how much of it was right. (A browser cannot send such a header for a page that it is only
+# about to open; it can ask its user for a name and a password, so the key is taken as a password too.) Is the body of a reasonable size? And what did it come to: the
 # gate counts, for `/metrics`.
 
 # %%
@@ -869,6 +870,7 @@ def event(data: dict[str, Any]) -> str:
 
 # %%
 #| export
+import base64
 import hmac
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -895,6 +897,17 @@ class Metrics:
         Gauge("rows", "replies in the making", **common).set_function(lambda: len(worker.tickets))
 
 
+def given_key(header: bytes) -> bytes:
+    """Return the key that a header holds: a program's bearer token, or a person's password."""
+    kind, _, value = header.partition(b" ")
+    if kind.lower() != b"basic":
+        return value if kind.lower() == b"bearer" else b""
+    try:
+        return base64.b64decode(value, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
+
+
 class Gate:
     """Ask every request for its host, its key and its size; an ASGI middleware."""
 
@@ -906,7 +919,8 @@ class Gate:
         Args:
             app: what lies behind.
             metrics: counts.
-            key: every route but /health wants it as a bearer token; None lets everybody in.
+            key: every route but /health wants it, as a bearer token or as the password of any user;
+                None lets everybody in.
             hosts: names that the server answers to, without ports; None for all.
             max_bytes: the largest body.
         """
@@ -952,9 +966,11 @@ class Gate:
         if self.hosts is not None and name.lower() not in self.hosts:
             raise APIError(421, "this server does not answer to that name", "wrong_host")
         if self.key is not None and scope["path"] != "/health":
-            given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, b"Bearer " + self.key.encode()):
-                raise APIError(401, "give the key as: Authorization: Bearer KEY", "invalid_api_key")
+            given = given_key(headers.get(b"authorization", b""))
+            if not hmac.compare_digest(given, self.key.encode()):
+                ask = {"WWW_Authenticate": 'Basic realm="nanochat, the key is the password"'}
+                message = "give the key as: Authorization: Bearer KEY"
+                raise APIError(401, message, "invalid_api_key", **ask)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.max_bytes:
             raise APIError(413, f"the body is larger than {self.max_bytes} bytes", "too_large")
@@ -963,11 +979,63 @@ class Gate:
 # %% [markdown]
 # ## A page for people
 #
-# `web/chat.html` is one file without a build step: conversations as trees (an edited question is a branch one can
-# go back from), streams, the calculator's steps to unfold, how the tokenizer cuts what is being typed, and for
-# every token of a reply what else the model might have said. Whatever a user or a model wrote becomes a text
-# node, never HTML. And if that should fail one day, the **content security policy** stands behind it: the
-# browser runs no script but the one that carries this answer's random number, and asks no other host.
+# `web/chat.html` has no build step: conversations as trees (an edited question is a branch one can go back from),
+# streams, the calculator's steps to unfold, how the tokenizer cuts what is being typed, for every token of a
+# reply what else the model might have said, and what a head of the attention reads. What a user wrote becomes a text
+# node, never HTML. What a model wrote may be Markdown, so it does become HTML, and passes a sanitizer that leaves
+# headings, lists, code and formulas, and takes away everything that acts or loads. And if that should fail one day,
+# the **content security policy** stands behind it: the browser runs no script but those that carry this answer's
+# random number, and asks no other host. The libraries (`web/vendor`) are files of ours, so that the page works
+# without the internet and nobody else can change them.
+
+# %%
+#| default_exp serving.page
+# The chat page, and the files it loads.
+
+# %%
+#| export
+import secrets
+
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse, Response
+
+from nanochat_lib.course.manifest import library_root
+from nanochat_lib.serving.errors import APIError
+
+POLICY = (  # the page may run its own scripts and talk to its own server, and nothing else
+    "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+# %%
+#| export
+def add_page(app: FastAPI, inside: str | None) -> None:
+    """Add the page's routes; `inside` is the model as JSON for the page's own engine, or None."""
+    web = library_root() / "web"
+    scripts = {path.relative_to(web).as_posix(): path for path in web.rglob("*.js")}
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        nonce = secrets.token_urlsafe(16)
+        text = (web / "chat.html").read_text(encoding="utf-8")
+        policy = POLICY.format(nonce=nonce)
+        headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
+        return HTMLResponse(text.replace("NONCE", nonce), headers=headers)
+
+    @app.get("/web/{name:path}", include_in_schema=False)
+    async def script(name: str) -> Response:
+        if name not in scripts:
+            raise APIError(404, "there is no such script", "not_found")
+        headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+        return Response(scripts[name].read_bytes(), 200, headers, "text/javascript")
+
+    @app.get("/model.json", include_in_schema=False)
+    async def model() -> Response:
+        if inside is None:
+            raise APIError(404, "this model is too large to look into in a browser", "too_large")
+        return Response(inside, media_type="application/json")
+
 
 # %%
 #| default_exp serving.server
@@ -975,7 +1043,6 @@ class Gate:
 
 # %%
 #| export
-import secrets
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -986,21 +1053,15 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import (
-    HTMLResponse,
-    JSONResponse,
-    PlainTextResponse,
-    Response,
-    StreamingResponse,
-)
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
-from nanochat_lib.course.manifest import library_root
 from nanochat_lib.inference.engine import Engine
 from nanochat_lib.serving.errors import APIError
 from nanochat_lib.serving.formats import Format
 from nanochat_lib.serving.gate import Gate, Metrics
+from nanochat_lib.serving.page import add_page
 from nanochat_lib.serving.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -1010,11 +1071,6 @@ from nanochat_lib.serving.protocol import (
 )
 from nanochat_lib.serving.replies import Defaults, Reply, make_requests
 from nanochat_lib.serving.worker import Worker
-
-POLICY = (  # the page may run its own script and talk to its own server, and nothing else
-    "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 # %%
@@ -1029,6 +1085,7 @@ class ServerSettings:
     max_bytes: int = 1_000_000
     max_waiting: int = 64
     defaults: Defaults = Defaults()
+    inside: str | None = None  # the model as JSON, for the page
 
 
 class Service:
@@ -1038,6 +1095,8 @@ class Service:
         """Give the engine to a worker, which does not run yet."""
         self.settings, self.tokenizer = settings, engine.tokenizer
         self.limit, self.most = engine.model.config.sequence_len, engine.max_rows
+        ids = range(self.tokenizer.vocab_size)
+        self.pieces = [readable(self.tokenizer.decode_bytes([i])) for i in ids]
         self.worker = Worker(engine, settings.max_waiting)
         self.metrics = Metrics(self.worker)
 
@@ -1136,6 +1195,7 @@ def create_app(service: Service) -> FastAPI:
     app, settings = FastAPI(title="nanochat", lifespan=lifespan), service.settings
     add_answers(app, service)
     add_information(app, service)
+    add_page(app, settings.inside)
     handle_errors(app)
     gate = (service.metrics, settings.key, settings.hosts, settings.max_bytes)
     app.add_middleware(Gate, *gate)
@@ -1159,7 +1219,7 @@ def add_answers(app: FastAPI, service: Service) -> None:
             tokens = service.chat_prompt(body.messages)
         else:
             tokens = service.tokenizer.encode(body.prompt)
-        pieces = [readable(service.tokenizer.decode_bytes([token])) for token in tokens]
+        pieces = [service.pieces[token] for token in tokens]
         found = {"tokens": tokens, "pieces": pieces, "count": len(tokens)}
         return found | {"max_model_len": service.limit}
 
@@ -1180,16 +1240,6 @@ def readable(data: bytes) -> str:
 def add_information(app: FastAPI, service: Service) -> None:
     """Add the routes that say what is here and how it is."""
     started = int(time.time())
-
-    @app.get("/")
-    async def page() -> Response:
-        nonce = secrets.token_urlsafe(16)
-        text = (library_root() / "web/chat.html").read_text(encoding="utf-8")
-        headers = {
-            "Content-Security-Policy": POLICY.format(nonce=nonce),
-            "Cache-Control": "no-store",
-        }
-        return HTMLResponse(text.replace("NONCE", nonce), headers=headers)
 
     @app.get("/v1/models")
     async def models() -> dict:
@@ -1267,16 +1317,22 @@ class PatientServer(uvicorn.Server):
 
 # %%
 #| export
+import json
 import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from nanochat_lib.serving.one_file import inside
 from nanochat_lib.serving.replies import Defaults
 from nanochat_lib.serving.runs import find_run, last_stage, load_engine
 from nanochat_lib.serving.server import PatientServer, ServerSettings, Service
+from nanochat_lib.tokenizer.tokenizer import Tokenizer
+from nanochat_lib.training.checkpoint import load_model
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+LARGEST_INSIDE = 5_000_000  # weights; a browser reads with them about 200 tokens a second
 
 
 # %%
@@ -1307,6 +1363,13 @@ class ServeConfig:
     """auto, cpu, cuda or mps"""
 
 
+def look_inside(folder: Path, stage: str, tokenizer: Tokenizer) -> str | None:
+    """Return a model as JSON for the page's own engine; None for one that would be slow there."""
+    model, _ = load_model(folder / stage, tokenizer)
+    small = model.num_params() <= LARGEST_INSIDE
+    return json.dumps(inside(model, tokenizer, folder.name)) if small else None
+
+
 def serve(config: ServeConfig) -> int:
     """Serve until a signal comes; replies in the making are finished first.
 
@@ -1317,7 +1380,8 @@ def serve(config: ServeConfig) -> int:
         ValueError: there is no such model, or the port is taken.
     """
     folder = find_run(config.run, config.stage)
-    engine = load_engine(folder, config.stage or last_stage(folder), config.device)
+    stage = config.stage or last_stage(folder)
+    engine = load_engine(folder, stage, config.device)
     engine.max_rows, engine.kept.room = config.max_rows, config.keep_mb * 10**6
     key, loopback = os.environ.get("NANOCHAT_API_KEY"), config.host in LOOPBACK | {"::1"}
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
@@ -1334,6 +1398,7 @@ def serve(config: ServeConfig) -> int:
         hosts=LOOPBACK if loopback else None,
         max_waiting=config.max_waiting,
         defaults=Defaults(config.temperature, config.top_k),
+        inside=look_inside(folder, stage, engine.tokenizer),
     )
     server = PatientServer(Service(engine, settings))
     port = listening.getsockname()[1]

@@ -24,6 +24,7 @@ __all__ = [
     "report_command",
     "chat_command",
     "serve_command",
+    "export_command",
     "COMMANDS",
     "usage",
     "main",
@@ -146,11 +147,23 @@ def serve_command(arguments: list[str]) -> None:
     serve(tyro.cli(ServeConfig, prog="nanochat serve", args=arguments))
 
 
+def export_command(arguments: list[str]) -> None:
+    """Write a trained model in another form; one HTML file is the only one yet."""
+    if arguments[:1] != ["html"]:
+        raise ValueError(
+            "export what? nanochat export html writes one file that answers in a browser"
+        )
+    from nanochat_lib.serving.one_file import ExportConfig, export_html
+
+    export_html(tyro.cli(ExportConfig, prog="nanochat export html", args=arguments[1:]))
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "run": (run_command, "train a profile's model through all stages, resuming whatever is there"),
     "report": (report_command, "write and print the report of a finished run"),
     "chat": (chat_command, "talk to a trained model in the terminal"),
     "serve": (serve_command, "serve a trained model to programs, with OpenAI's API"),
+    "export": (export_command, "html: write a trained model as one page that answers by itself"),
 }
 
 

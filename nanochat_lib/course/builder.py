@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 Runner = Callable[[str, list[Cell], Path], list[list[dict]]]
-BESIDE = ("course.toml", "data", "records")  # what chapters read beside the library
+BESIDE = ("course.toml", "data", "records", "web")  # what chapters read beside the library
 
 
 @contextmanager

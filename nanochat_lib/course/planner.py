@@ -3,6 +3,7 @@
 
 import ast
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,7 +72,8 @@ class Plan:
     packages: dict[str, str]
     problems: list[Problem]
     records: str = ""  # what lies in records/, hashed
-    data: str = ""  # and in data/
+    data: str = ""  # in data/
+    web: str = ""  # and in web/
 
 
 def _listing_problems(root: Path, manifest: Manifest) -> list[Problem]:
@@ -199,7 +201,7 @@ def make_plan(root: Path) -> Plan:
     imports = import_graph(modules)
     for source in chapters:
         problems += cycle_problems(source.path, set(map(_module_name, source.files)), imports)
-    hashed = [_digest_folder(root / folder) for folder in ("records", "data")]
+    hashed = [_digest_folder(root / folder) for folder in ("records", "data", "web")]
     return Plan(manifest, sources, modules, imports, packages, problems, *hashed)
 
 
@@ -219,8 +221,10 @@ def current_stamp(source: Source, plan: Plan) -> str:
     reached = {name: plan.modules[name] for name in reachable(starts, plan.imports)}
     if any("library_root()" in cell.source for cell in source.cells if not cell.has("export")):
         reached["course.toml"] = repr(plan.manifest.chapters) + plan.records
-    if any('/ "data"' in text for text in reached.values()):  # a module that reads that folder
-        reached["data"] = plan.data
+    texts = [*reached.values(), *(cell.source for cell in source.cells)]
+    for folder, made in (("data", plan.data), ("web", plan.web)):
+        if any(re.search(rf'/ "{folder}["/]', text) for text in texts):  # it is read
+            reached[folder] = made
     return source_stamp(source.cells, reached)
 
 

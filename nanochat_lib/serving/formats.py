@@ -41,8 +41,8 @@ class Format:
     def logprobs(self, noted: list[Noted]) -> dict[str, Any]:
         """Write the log-probabilities of some tokens, each with its likeliest alternatives."""
         entries = [[self.entry(*pair) for pair in pairs] for pairs, _ in noted]
-        for (own, *_), (_, inside) in zip(entries, noted):
-            own |= {"inside_tool": True} if inside else {}
+        for (own, *_), (_, in_tool) in zip(entries, noted):
+            own |= {"inside_tool": True} if in_tool else {}
         if self.chat:
             return {"content": [{**own, "top_logprobs": others} for own, *others in entries]}
         return {

@@ -1,6 +1,7 @@
 # Generated from chapters/98_server.py by `course build`; edit that file.
 """What every request passes: host, key, size, counting."""
 
+import base64
 import hmac
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -8,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from nanochat_lib.serving.errors import APIError
 from nanochat_lib.serving.worker import Worker
 
-__all__ = ["Metrics", "Gate"]
+__all__ = ["Metrics", "given_key", "Gate"]
 
 
 class Metrics:
@@ -27,6 +28,17 @@ class Metrics:
         Gauge("rows", "replies in the making", **common).set_function(lambda: len(worker.tickets))
 
 
+def given_key(header: bytes) -> bytes:
+    """Return the key that a header holds: a program's bearer token, or a person's password."""
+    kind, _, value = header.partition(b" ")
+    if kind.lower() != b"basic":
+        return value if kind.lower() == b"bearer" else b""
+    try:
+        return base64.b64decode(value, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
+
+
 class Gate:
     """Ask every request for its host, its key and its size; an ASGI middleware."""
 
@@ -38,7 +50,8 @@ class Gate:
         Args:
             app: what lies behind.
             metrics: counts.
-            key: every route but /health wants it as a bearer token; None lets everybody in.
+            key: every route but /health wants it, as a bearer token or as the password of any user;
+                None lets everybody in.
             hosts: names that the server answers to, without ports; None for all.
             max_bytes: the largest body.
         """
@@ -84,9 +97,11 @@ class Gate:
         if self.hosts is not None and name.lower() not in self.hosts:
             raise APIError(421, "this server does not answer to that name", "wrong_host")
         if self.key is not None and scope["path"] != "/health":
-            given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, b"Bearer " + self.key.encode()):
-                raise APIError(401, "give the key as: Authorization: Bearer KEY", "invalid_api_key")
+            given = given_key(headers.get(b"authorization", b""))
+            if not hmac.compare_digest(given, self.key.encode()):
+                ask = {"WWW_Authenticate": 'Basic realm="nanochat, the key is the password"'}
+                message = "give the key as: Authorization: Bearer KEY"
+                raise APIError(401, message, "invalid_api_key", **ask)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.max_bytes:
             raise APIError(413, f"the body is larger than {self.max_bytes} bytes", "too_large")

@@ -1,18 +1,24 @@
 # Generated from chapters/98_server.py by `course build`; edit that file.
 """The command `nanochat serve`."""
 
+import json
 import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from nanochat_lib.serving.one_file import inside
 from nanochat_lib.serving.replies import Defaults
 from nanochat_lib.serving.runs import find_run, last_stage, load_engine
 from nanochat_lib.serving.server import PatientServer, ServerSettings, Service
+from nanochat_lib.tokenizer.tokenizer import Tokenizer
+from nanochat_lib.training.checkpoint import load_model
 
-__all__ = ["LOOPBACK", "ServeConfig", "serve"]
+__all__ = ["LOOPBACK", "LARGEST_INSIDE", "ServeConfig", "look_inside", "serve"]
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+LARGEST_INSIDE = 5_000_000  # weights; a browser reads with them about 200 tokens a second
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,13 @@ class ServeConfig:
     """auto, cpu, cuda or mps"""
 
 
+def look_inside(folder: Path, stage: str, tokenizer: Tokenizer) -> str | None:
+    """Return a model as JSON for the page's own engine; None for one that would be slow there."""
+    model, _ = load_model(folder / stage, tokenizer)
+    small = model.num_params() <= LARGEST_INSIDE
+    return json.dumps(inside(model, tokenizer, folder.name)) if small else None
+
+
 def serve(config: ServeConfig) -> int:
     """Serve until a signal comes; replies in the making are finished first.
 
@@ -51,7 +64,8 @@ def serve(config: ServeConfig) -> int:
         ValueError: there is no such model, or the port is taken.
     """
     folder = find_run(config.run, config.stage)
-    engine = load_engine(folder, config.stage or last_stage(folder), config.device)
+    stage = config.stage or last_stage(folder)
+    engine = load_engine(folder, stage, config.device)
     engine.max_rows, engine.kept.room = config.max_rows, config.keep_mb * 10**6
     key, loopback = os.environ.get("NANOCHAT_API_KEY"), config.host in LOOPBACK | {"::1"}
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
@@ -68,6 +82,7 @@ def serve(config: ServeConfig) -> int:
         hosts=LOOPBACK if loopback else None,
         max_waiting=config.max_waiting,
         defaults=Defaults(config.temperature, config.top_k),
+        inside=look_inside(folder, stage, engine.tokenizer),
     )
     server = PatientServer(Service(engine, settings))
     port = listening.getsockname()[1]

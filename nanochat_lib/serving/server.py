@@ -1,7 +1,6 @@
 # Generated from chapters/98_server.py by `course build`; edit that file.
 """The server: OpenAI's API over HTTP."""
 
-import secrets
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -12,21 +11,15 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import (
-    HTMLResponse,
-    JSONResponse,
-    PlainTextResponse,
-    Response,
-    StreamingResponse,
-)
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
-from nanochat_lib.course.manifest import library_root
 from nanochat_lib.inference.engine import Engine
 from nanochat_lib.serving.errors import APIError
 from nanochat_lib.serving.formats import Format
 from nanochat_lib.serving.gate import Gate, Metrics
+from nanochat_lib.serving.page import add_page
 from nanochat_lib.serving.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -38,7 +31,6 @@ from nanochat_lib.serving.replies import Defaults, Reply, make_requests
 from nanochat_lib.serving.worker import Worker
 
 __all__ = [
-    "POLICY",
     "ServerSettings",
     "Service",
     "create_app",
@@ -48,11 +40,6 @@ __all__ = [
     "handle_errors",
     "PatientServer",
 ]
-
-POLICY = (  # the page may run its own script and talk to its own server, and nothing else
-    "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 @dataclass(frozen=True)
@@ -65,6 +52,7 @@ class ServerSettings:
     max_bytes: int = 1_000_000
     max_waiting: int = 64
     defaults: Defaults = Defaults()
+    inside: str | None = None  # the model as JSON, for the page
 
 
 class Service:
@@ -74,6 +62,8 @@ class Service:
         """Give the engine to a worker, which does not run yet."""
         self.settings, self.tokenizer = settings, engine.tokenizer
         self.limit, self.most = engine.model.config.sequence_len, engine.max_rows
+        ids = range(self.tokenizer.vocab_size)
+        self.pieces = [readable(self.tokenizer.decode_bytes([i])) for i in ids]
         self.worker = Worker(engine, settings.max_waiting)
         self.metrics = Metrics(self.worker)
 
@@ -170,6 +160,7 @@ def create_app(service: Service) -> FastAPI:
     app, settings = FastAPI(title="nanochat", lifespan=lifespan), service.settings
     add_answers(app, service)
     add_information(app, service)
+    add_page(app, settings.inside)
     handle_errors(app)
     gate = (service.metrics, settings.key, settings.hosts, settings.max_bytes)
     app.add_middleware(Gate, *gate)
@@ -193,7 +184,7 @@ def add_answers(app: FastAPI, service: Service) -> None:
             tokens = service.chat_prompt(body.messages)
         else:
             tokens = service.tokenizer.encode(body.prompt)
-        pieces = [readable(service.tokenizer.decode_bytes([token])) for token in tokens]
+        pieces = [service.pieces[token] for token in tokens]
         found = {"tokens": tokens, "pieces": pieces, "count": len(tokens)}
         return found | {"max_model_len": service.limit}
 
@@ -214,16 +205,6 @@ def readable(data: bytes) -> str:
 def add_information(app: FastAPI, service: Service) -> None:
     """Add the routes that say what is here and how it is."""
     started = int(time.time())
-
-    @app.get("/")
-    async def page() -> Response:
-        nonce = secrets.token_urlsafe(16)
-        text = (library_root() / "web/chat.html").read_text(encoding="utf-8")
-        headers = {
-            "Content-Security-Policy": POLICY.format(nonce=nonce),
-            "Cache-Control": "no-store",
-        }
-        return HTMLResponse(text.replace("NONCE", nonce), headers=headers)
 
     @app.get("/v1/models")
     async def models() -> dict:

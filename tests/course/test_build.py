@@ -36,6 +36,21 @@ def test_only_what_depends_on_a_change_runs(course):
     assert course.ran == [ONE, TWO]  # chapter two imports double; the solutions do not
 
 
+@pytest.mark.parametrize("folder", ["data", "web"])
+def test_a_file_beside_the_library_counts_for_the_chapters_that_read_it(course, folder):
+    file = course.root / folder / "page.txt"
+    file.parent.mkdir()
+    file.write_text("one", encoding="utf-8")
+    read = f'fsum([x, x, 0 * len(str(Path(".") / "{folder}/page.txt"))])'
+    course.replace(ONE, "fsum([x, x])", read)
+    course.replace(ONE, "import math\n", "import math\nfrom pathlib import Path\n")
+    course.build()
+    course.ran.clear()
+    file.write_text("two", encoding="utf-8")
+    course.build()
+    assert course.ran == [ONE, TWO]
+
+
 def test_prose_reaches_the_notebook_without_running_it(course):
     course.replace(ONE, "It doubles numbers.", "It doubles every number.")
     assert course.build() == ["chapters/00_one.ipynb"]

@@ -1,6 +1,7 @@
 """The server: OpenAI's own client is the judge, beside raw requests that no client would send."""
 
 import asyncio
+import base64
 import json
 import re
 import signal
@@ -13,78 +14,14 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-import torch
+from chained import ALPHABET, TOKENIZER
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from running import JSON, Running
 
-from nanochat_lib.inference.engine import Engine
 from nanochat_lib.model.gpt import GPT, GPTConfig
 from nanochat_lib.serving.reply import ReplyText
-from nanochat_lib.serving.server import PatientServer, ServerSettings, Service
-from nanochat_lib.tokenizer.tokenizer import Tokenizer
 from nanochat_lib.training.checkpoint import save_checkpoint
-
-JSON = {"Content-Type": "application/json"}
-TOKENIZER = Tokenizer.train(["a b c"], vocab_size=265)
-SPECIAL = TOKENIZER.encode_special
-ALPHABET = "abcdefghijklmnopqrstuvwxyz"
-
-
-class ScriptedGPT(GPT):
-    """Say the alphabet to every chat; a step takes `seconds`; after a ! everything breaks."""
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        super().__init__(GPTConfig(sequence_len=128, vocab_size=265, n_layer=1, n_embd=32))
-        self.seconds, self.next_token = seconds, torch.full((265,), ord("x"))
-        start, end = SPECIAL("<|assistant_start|>"), SPECIAL("<|assistant_end|>")
-        names = [SPECIAL(f"<|{name}|>") for name in ("python_start", "python_end", "output_end")]
-        chains = [[start, *ALPHABET.encode(), end], [ord("Q"), names[0], *b"3*4", names[1]]]
-        chains += [[names[2], ord("."), end], [ord("W"), *"é".encode(), end]]
-        for chain in chains:
-            for token, following in zip(chain, chain[1:]):
-                self.next_token[token] = following
-
-    def hidden(self, idx, kv_cache=None):
-        time.sleep(self.seconds)
-        kv_cache.positions(idx.shape[1])
-        kv_cache.advance(idx.shape[1])
-        table = 10.0 * torch.nn.functional.one_hot(self.next_token[idx], 265).float()
-        return table.masked_fill((idx == ord("!"))[..., None], float("nan"))
-
-    def logits(self, x):
-        return x
-
-
-class Running:
-    """A server on a port of its own."""
-
-    def __init__(self, seconds: float = 0.0, max_rows: int = 8, **settings) -> None:
-        engine = Engine(ScriptedGPT(seconds), TOKENIZER, max_rows=max_rows, keep_bytes=10**6)
-        self.service = Service(engine, ServerSettings(model="tiny", **settings))
-        self.server = PatientServer(self.service, port=0)
-        self.thread = threading.Thread(target=self.server.run, daemon=True)
-
-    def __enter__(self) -> "Running":
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-        port = self.server.servers[0].sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.server.should_exit = True
-        self.thread.join(10)
-        assert not self.thread.is_alive(), "the server does not stop"
-
-    def client(self, kind=openai.OpenAI, key: str = "none"):
-        return kind(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
-
-    def wait_until_idle(self, seconds: float = 2.0) -> None:
-        end = time.monotonic() + seconds
-        while not self.service.worker.idle or self.service.worker.engine.busy:
-            assert time.monotonic() < end, "requests were left behind"
-            time.sleep(0.005)
 
 
 @pytest.fixture(scope="module")
@@ -407,8 +344,11 @@ def test_a_stop_signal_lets_replies_end_and_turns_new_ones_away():
 
 def test_the_key_opens_every_route_but_health():
     with Running(key="s3cret") as server:
-        for path in ("/v1/models", "/metrics", "/ready", "/v1/chat/completions", "/"):
-            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "s3cret"}):
+        paths = ("/v1/models", "/metrics", "/ready", "/v1/chat/completions", "/", "/model.json")
+        basic = lambda text: f"Basic {base64.b64encode(text).decode()}"  # noqa: E731
+        wrong = ["Bearer wrong", "s3cret", "Bearer", "Basic s3cret", "Basic ?", basic(b"a:wrong")]
+        for path in (*paths, "/web/engine.js"):
+            for headers in ({}, *({"Authorization": text} for text in wrong)):
                 answer = httpx.get(server.url + path, headers=headers)
                 assert answer.status_code == 401, path
                 assert answer.json()["error"]["code"] == "invalid_api_key"
@@ -417,6 +357,26 @@ def test_the_key_opens_every_route_but_health():
             server.client(key="wrong").models.list()
         answer = server.client(key="s3cret").chat.completions.create(**hello())
         assert answer.choices[0].message.content == ALPHABET
+        answer = httpx.get(server.url, headers={"Authorization": basic(b"a:s3cret")})
+        assert answer.status_code == 200, "a browser sends the key as a password"
+
+
+def test_no_other_file_can_be_asked_for(server):
+    assert (
+        httpx.get(f"{server.url}/web/engine.js")
+        .headers["content-type"]
+        .startswith("text/javascript")
+    )
+    for name in (
+        "../pyproject.toml",
+        "%2e%2e/pyproject.toml",
+        "chat.html",
+        "vendor",
+        "",
+        "/etc/passwd",
+    ):
+        assert httpx.get(f"{server.url}/web/{name}").status_code == 404
+    assert httpx.get(f"{server.url}/model.json").json()["error"]["code"] == "too_large"
 
 
 def test_another_name_for_this_machine_is_refused():
