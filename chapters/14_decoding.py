@@ -24,6 +24,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import matplotlib.pyplot as plt
 import torch
@@ -149,6 +150,26 @@ assert plain.tolist() == [0.0, -1.0] == torch.view_as_real(turned).tolist()
 # the row (0.5, -1.27, 0.004) the step is 0.01, and what is stored is (50, -127, 0): the last number is lost.
 # Such weights pay where fetching is all the work. With many rows of text at once the processor has enough to
 # multiply, and unpacking bytes is in its way; there the weights are unpacked first.
+#
+# And the bytes have an order. The processor's library multiplies tiles of a weight at a time, and wants each tile in
+# one piece. For one row it reads the weight as it lies; for several, `F.linear` rearranges the weight first, *in every
+# call*, which takes longer than the product. `torch.compile` arranges the weights once, with two operators that one
+# can call without it. Company then costs next to nothing:
+
+# %%
+weight = torch.randn(3072, 768).bfloat16()
+rows = {n: torch.randn(n, 768).bfloat16() for n in (1, 8)}
+if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    tiles = torch.ops.mkldnn._reorder_linear_weight(weight, 8)
+    ways = {
+        "as it lies": lambda x: torch.nn.functional.linear(x, weight),
+        "in tiles": lambda x: torch.ops.mkldnn._linear_pointwise(x, tiles, None, "none", [], ""),
+    }
+    for name, way in ways.items():
+        one, eight = (milliseconds(partial(way, x)) for x in rows.values())
+        print(f"{name:11} one row {1000 * one:4.0f} us, eight rows {1000 * eight:4.0f} us")
+    apart = (ways["in tiles"](rows[8]) - ways["as it lies"](rows[8])).abs().max().item()
+    assert apart < 1.0, "the same products, added up in another order"
 
 # %%
 #| default_exp inference.packed
@@ -173,6 +194,17 @@ EPSILON = torch.tensor(torch.finfo(torch.float32).eps)  # as rms_norm adds it
 
 # %%
 #| export
+def tiles_pay(weight: Float[Tensor, "D C"]) -> bool:
+    """Say whether the CPU's library multiplies a weight faster that was put into its order once.
+
+    True for bfloat16 where the processor has instructions for it; in float32 a single row would wait longer.
+    """
+    if weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
+        return False
+    library = torch.backends.mkldnn.is_available()
+    return library and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 class Product:
     """Multiply by the transpose of one or more weights, stacked, in one number format."""
 
@@ -186,10 +218,15 @@ class Product:
             steps = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
             weight, self.steps = (weight / steps).round(), steps[:, 0].to(self.dtype)
         self.weight = weight.to(dtype).contiguous()
+        self.tiled = self.steps is None and tiles_pay(self.weight)
+        if self.tiled:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, FEW_ROWS)
 
     def __call__(self, x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows D"]:
         """Return x times the transposed weight, in the format of the product."""
         x = x.to(self.dtype)
+        if self.tiled:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
         if self.steps is None:
             return F.linear(x, self.weight)
         flat = x.flatten(0, -2)
@@ -378,14 +415,18 @@ for name, sides in record["cases"].items():
 
 # %%
 large = record["cases"]["d12"]
-assert large["bfloat16"]["one"] > 1.5 * large["nanochat"]["one"]
+assert large["int8"]["one"] > 1.5 * large["nanochat"]["one"]
+assert large["bfloat16"]["many"] > 1.5 * large["nanochat"]["many"]
+assert large["bfloat16"]["prefill"] > 1.5 * large["nanochat"]["prefill"]
 
 # %% [markdown]
-# The larger the model, the more the bytes count: at d12 bfloat16 gives two to three times every rate, int8 more than
-# three times that of one row. A prompt gains from yet another thing: only its last token needs the head, a
-# quarter of all the products at d12. And company pays, but not eightfold for eight: a product with eight rows takes longer
-# than one with a single row, each row reads a past of its own, and requests that come and go are seldom all
-# there.
+# The larger the model, the more the bytes count: at d12 int8 is the fastest for one row, and bfloat16, whose
+# weights lie in tiles, for eight and for a prompt. The small models wait for calls, and there a short format
+# may even lose: such products have more to prepare. A prompt gains from yet another thing: only its last token
+# needs the head, a quarter of all the products at d12.
+#
+# And company pays, but not eightfold for eight that come and go. With tiles the products hardly take longer, but
+# each row reads a past of its own, a prompt that is being read holds the others up, and seldom all are there.
 #
 # ## Guessing ahead
 #

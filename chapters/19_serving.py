@@ -156,7 +156,12 @@ for text in ("naïve café", "\N{WAVING HAND SIGN} hi \N{SNOWMAN}", "日本語",
 
 
 # %%
-#| export
+#| export serving.conversation
+from nanochat_lib.tokenizer.tokenizer import Tokenizer
+
+
+# %%
+#| export serving.conversation
 def user_turn(tokenizer: Tokenizer, text: str) -> list[int]:
     """Encode a user's message, up to the token that gives the word to the assistant."""
     names = ("<|user_start|>", "<|user_end|>", "<|assistant_start|>")
@@ -183,7 +188,7 @@ assert sum(token >= 256 for token in forged) == 3, "a user's text became a speci
 
 
 # %%
-#| export
+#| export serving.conversation
 def turns_to_drop(lengths: list[int], room: int) -> int:
     """Count how many of the oldest turns must go so that the rest fits.
 
@@ -223,15 +228,16 @@ except ValueError as error:
 
 
 # %%
-#| export
+#| export serving.conversation
 class Conversation:
     """Keep the turns of a chat as tokens, and forget the oldest when the context is full."""
 
     def __init__(self, tokenizer: Tokenizer, sequence_len: int, reply_tokens: int) -> None:
         """Start empty; keep `reply_tokens` free for the reply, at most half of `sequence_len`."""
-        self.tokenizer = tokenizer
+        self.tokenizer, self.system = tokenizer, ""  # what stands before the first message
         self.room = sequence_len - min(reply_tokens, sequence_len // 2) - 1  # 1 for bos
         self.turns: list[list[int]] = []
+        self.said: list[list[int]] = []  # all turns, the forgotten ones too
         self.asked: list[list[int]] = []  # the turns of the last prompt; its question is the last
         self.n_forgotten = 0
 
@@ -241,19 +247,68 @@ class Conversation:
         Raises:
             ValueError: the question alone is too long.
         """
+        opening = self.tokenizer.encode(f"{self.system}\n\n") if self.system else []
         turns = [*self.turns, user_turn(self.tokenizer, text)]
-        self.asked = turns[turns_to_drop([len(turn) for turn in turns], self.room) :]
-        return [self.tokenizer.bos_id, *(token for turn in self.asked for token in turn)]
+        room = self.room - len(opening)
+        self.asked = turns[turns_to_drop([len(turn) for turn in turns], room) :]
+        start, *first = self.asked[
+            0
+        ]  # the system message stands inside the first turn that is left
+        later = (token for turn in self.asked[1:] for token in turn)
+        return [self.tokenizer.bos_id, start, *opening, *first, *later]
 
     def hear(self, tokens: list[int]) -> None:
         """Keep the question asked last with its answer, given without its end token."""
         end = self.tokenizer.encode_special("<|assistant_end|>")
         self.n_forgotten += len(self.turns) + 1 - len(self.asked)
         self.turns = [*self.asked[:-1], [*self.asked[-1], *tokens, end]]
+        self.said.append(self.turns[-1])
+
+    def begin(self, system: str) -> None:
+        """Begin anew, with a system message or, where it is empty, without one.
+
+        Raises:
+            ValueError: it leaves less than half of the room to the messages.
+        """
+        n = len(self.tokenizer.encode(f"{system}\n\n"))
+        if n > self.room // 2:
+            raise ValueError(
+                f"that text takes {n} tokens, it may take {self.room // 2}: make it shorter"
+            )
+        self.clear()
+        self.system = system
 
     def clear(self) -> None:
-        """Forget everything."""
-        self.turns, self.n_forgotten = [], 0
+        """Forget everything but the system message."""
+        self.turns, self.said, self.n_forgotten = [], [], 0
+
+    def messages(self) -> list[dict]:
+        """Return all that was said, calls of the calculator as parts of the assistant's content."""
+        found = [{"role": "system", "content": self.system}] if self.system and self.said else []
+        for turn in self.said:
+            cut = turn.index(self.tokenizer.encode_special("<|user_end|>"))
+            found.append({"role": "user", "content": self.tokenizer.decode(turn[1:cut])})
+            reply = reply_parts(self.tokenizer, turn[cut + 2 : -1])
+            found.append({"role": "assistant", "content": reply})
+        return found
+
+
+# %%
+#| export serving.conversation
+def reply_parts(tokenizer: Tokenizer, tokens: list[int]) -> list[dict[str, str]]:
+    """Return the content of a reply as parts: text, and what was said to the calculator and by it."""
+    special = tokenizer.encode_special
+    opens = {special("<|python_start|>"): "python", special("<|output_start|>"): "python_output"}
+    closes = {special("<|python_end|>"), special("<|output_end|>")}
+    found, kind, held = [], "text", []
+    for token in [*tokens, None]:
+        if token is not None and token not in opens and token not in closes:
+            held.append(token)
+            continue
+        if held or kind == "python":
+            found.append({"type": kind, "text": tokenizer.decode(held)})
+        kind, held = opens.get(token, "text"), []
+    return found
 
 
 # %% [markdown]
@@ -443,6 +498,13 @@ for name, stage in ((None, "base"), ("large", "sft")):
 
 # %%
 #| export serving.cli
+import atexit
+import json
+import sys
+from contextlib import suppress
+
+from nanochat_lib.common import base_dir
+from nanochat_lib.serving.conversation import Conversation
 from nanochat_lib.serving.runs import find_run, last_stage, load_engine
 
 
@@ -504,7 +566,10 @@ assert "".join(pieces) == f"Hello {hand}\n", "".join(pieces)
 
 # %%
 #| export serving.cli
-HELP = "/clear forgets the conversation, /help shows this, /quit leaves, Ctrl-C stops a reply\n"
+HELP = """/reset forgets the conversation, /system TEXT begins a new one with a text before its first message,
+/save FILE.jsonl adds the conversation to a file, /help shows this, /quit leaves.
+A line that ends in \\ goes on in the next; Ctrl-C stops a reply.
+"""
 write_now = partial(print, end="", flush=True)  # at once, without a line break
 
 
@@ -531,6 +596,77 @@ def answer(
         write("(the context is full: the oldest messages are forgotten)\n")
     seed = config.seed + conversation.n_forgotten + len(conversation.turns)
     conversation.hear(say(engine, prompt, config, seed, write))
+
+
+# %% [markdown]
+# The slashes. A saved conversation is a line of JSON as chapter `tasks` reads it, so what you liked can be trained on.
+# Lines can be edited, and are remembered until the next chat, where the system has `readline`.
+
+
+# %%
+#| export serving.cli
+def save(conversation: Conversation, path: Path) -> int:
+    """Add a conversation to a file as one line of JSON; return the number of messages.
+
+    Raises:
+        ValueError: nothing was said, the file is of another kind, or it cannot be written.
+    """
+    messages = conversation.messages()
+    if not messages:
+        raise ValueError("nothing has been said yet")
+    if path.suffix != ".jsonl":
+        raise ValueError(f"{path}: name a file that ends in .jsonl, each /save adds a line to it")
+    try:
+        with path.expanduser().open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"messages": messages}) + "\n")
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from error
+    return len(messages)
+
+
+def obey(command: str, conversation: Conversation, write: Callable[[str], object]) -> None:
+    """Do what a line that begins with a slash says."""
+    name, _, rest = command.partition(" ")
+    rest = rest.strip()
+    if name == "/reset":
+        conversation.clear()
+        write("(forgotten)\n")
+    elif name == "/system":
+        conversation.begin(rest)
+        write("(a new conversation begins" + (", with that text)\n" if rest else ")\n"))
+    elif name == "/save" and rest:
+        write(f"({save(conversation, Path(rest))} messages added to {rest})\n")
+    else:
+        write(HELP)
+
+
+def read_message(read: Callable[[str], str]) -> str:
+    """Read a line, and further ones while it ends in a backslash."""
+    lines = [read("you: ")]
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        lines.append(read("...: "))
+    return "\n".join(lines).strip()
+
+
+def remember_lines(path: Path) -> None:
+    """Let lines be edited, and keep the last thousand in a file, where the system can."""
+    try:
+        import readline
+    except ImportError:  # Windows has its own
+        return
+    readline.set_history_length(1000)
+    for act in (readline.read_history_file, lambda name: atexit.register(keep_lines, name)):
+        with suppress(OSError):
+            act(str(path))
+
+
+def keep_lines(path: str) -> None:
+    """Write the lines that were typed; a full disk shall not spoil the goodbye."""
+    import readline
+
+    with suppress(OSError):
+        readline.write_history_file(path)
 
 
 # %%
@@ -561,10 +697,12 @@ def chat(
     if config.prompt is not None:
         answer(engine, conversation, config.prompt, config, write)
         return 0
+    if read is input and sys.stdin.isatty():
+        remember_lines(base_dir() / "chat_history")
     write(f"{folder.name}, {stage}. {HELP}")
     while True:
         try:
-            text = read("you: ").strip()
+            text = read_message(read)
         except (EOFError, KeyboardInterrupt):
             write("\n")
             return 0
@@ -573,16 +711,13 @@ def chat(
             continue
         if text in ("/quit", "/exit"):
             return 0
-        if text == "/clear":
-            conversation.clear()
-            write("(forgotten)\n")
-        elif text.startswith("/"):
-            write(HELP)
-        elif text:
-            try:
+        try:
+            if text.startswith("/"):
+                obey(text, conversation, write)
+            elif text:
                 answer(engine, conversation, text, config, write)
-            except ValueError as error:
-                write(f"({error})\n")
+        except ValueError as error:
+            write(f"({error})\n")
 
 
 # %% [markdown]
@@ -600,7 +735,7 @@ assert chat(ChatConfig(prompt="Who are you?", temperature=0.0)) == 0
 
 # %%
 lines = iter(
-    ["/help", "Hello!", "/clear", "Où?", "/clear", "6*7?", "Bye!", "And you? " * 9, "/quit"]
+    ["/help", "Hello!", "/reset", "Où?", "/reset", "6*7?", "Bye!", "And you? " * 9, "/quit"]
 )
 said: list[str] = []
 
@@ -616,7 +751,7 @@ print("".join(said))
 assert f"Hello {hand}\n" in "".join(said) and "[6*7 = 42] 42." in "".join(said)
 
 # %% [markdown]
-# The first answer after each `/clear` is what it learned. Later ones need not be: it never saw a
+# The first answer after each `/reset` is what it learned. Later ones need not be: it never saw a
 # second turn.
 #
 # ## Cost: the wait before the first word
@@ -660,8 +795,8 @@ plt.show()
 # *Notice which line grows. A long conversation makes the start of an answer slower, hardly the rest
 # of it.* At 500 tokens and a laptop's size nobody notices; at 50,000 tokens and a thousand times
 # the weights, keeping the KV cache between turns is what makes a chat bearable. Our prompt grows
-# only at its end until something is forgotten, so the cache of the last turn would still be right;
-# the engine does not use that yet.
+# only at its end until something is forgotten, so the cache of the last turn is still right, and
+# `load_engine` lets the engine keep it; this chapter's does not.
 #
 # ## What goes wrong: forgetting half a turn
 #
@@ -694,7 +829,7 @@ folder.cleanup()
 # is a list of turns kept as tokens, and the oldest leave whole when the context is full. The loop
 # around it reads, obeys slashes, answers, and says what to do when there is nothing to talk to.
 #
-# In the library now: `nanochat_lib.serving.cli` with `ChatConfig`, `chat`, `Conversation` and
+# In the library now: `serving.conversation` with `Conversation`, and `serving.cli` with `ChatConfig`, `chat` and
 # `stream_text`. The exercises ask what a kept cache saves, who should board when many people talk
 # at once, and how to stop a stream at a phrase that may be cut anywhere. The next chapter ties all stages into one run, at whose end this
 # chat waits.

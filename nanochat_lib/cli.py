@@ -148,14 +148,21 @@ def serve_command(arguments: list[str]) -> None:
 
 
 def export_command(arguments: list[str]) -> None:
-    """Write a trained model in another form; one HTML file is the only one yet."""
-    if arguments[:1] != ["html"]:
-        raise ValueError(
-            "export what? nanochat export html writes one file that answers in a browser"
-        )
-    from nanochat_lib.serving.one_file import ExportConfig, export_html
+    """Write a trained model for other places: as one HTML file, or as a folder for other engines."""
+    kind, *rest = arguments or [""]
+    if kind == "html":
+        from nanochat_lib.serving.one_file import ExportConfig, export_html
 
-    export_html(tyro.cli(ExportConfig, prog="nanochat export html", args=arguments[1:]))
+        export_html(tyro.cli(ExportConfig, prog="nanochat export html", args=rest))
+    elif kind == "hf":
+        from nanochat_lib.serving.hugging_face import ExportHFConfig, export_hf
+
+        export_hf(tyro.cli(ExportHFConfig, prog="nanochat export hf", args=rest))
+    else:
+        raise ValueError(
+            "export what? nanochat export html writes one file that answers in a browser, nanochat export hf a "
+            "folder for transformers and vLLM"
+        )
 
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
@@ -163,7 +170,10 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "report": (report_command, "write and print the report of a finished run"),
     "chat": (chat_command, "talk to a trained model in the terminal"),
     "serve": (serve_command, "serve a trained model to programs, with OpenAI's API"),
-    "export": (export_command, "html: write a trained model as one page that answers by itself"),
+    "export": (
+        export_command,
+        "html, hf: write a model as one page that answers by itself, or for vLLM",
+    ),
 }
 
 

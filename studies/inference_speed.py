@@ -123,9 +123,10 @@ def measure(side: str, name: str) -> dict:
         found["in_turn"], found["coming"] = arrivals(engine)
         weights = model.num_scaling_params()
         found["bandwidth"] = found["one"] * weights * BYTES.get(side, 4) / bandwidth()
-        body = (
-            weights - model.lm_head.weight.numel()
-        )  # of a prompt only the last token needs the head
+        head = (
+            model.config.vocab_size * model.config.n_embd
+        )  # of a prompt only the last token needs it
+        body = weights - head
         found["gemm"] = 2 * body * found["prefill"] / gemm_peak(side)
     return found
 

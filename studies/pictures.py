@@ -1,11 +1,13 @@
-"""Draw the pictures of the README: the pipeline, and a learner's first minutes in a terminal.
+"""Draw the pictures of the README: the pipeline, a learner's first minutes in a terminal, and the page.
 
 `make pictures` writes figures/pipeline.svg and figures/learner.svg. The terminal is not staged: the commands
-run in a new workspace, and what they print is what the picture shows.
+run in a new workspace, and what they print is what the picture shows. Nor is the page: where there is a run and a
+Chromium, figures/page.png shows the newest run, exported as a file, at its answers.
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,7 +101,51 @@ def learner() -> str:
     return re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)  # no fonts from the net
 
 
+QUESTIONS = (
+    "How many r are in strawberry?",
+    "Tom has 12 apples and buys 30 more. How many apples does he have?",
+)
+
+
+def page() -> dict[str, bytes]:
+    """Talk to the newest run in a browser; picture the page, its tokens in the dark, and what a head reads."""
+    from playwright.sync_api import sync_playwright
+
+    from nanochat_lib.serving.one_file import ExportConfig, export_html
+
+    found = {}
+    with TemporaryDirectory() as folder, sync_playwright() as playwright:
+        path = export_html(ExportConfig(output=Path(folder) / "page.html"))
+        program = shutil.which("chromium") or shutil.which("google-chrome")
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        for theme, width in (("light", 1000), ("dark", 1000), ("narrow", 390)):
+            scheme = "dark" if theme == "dark" else "light"
+            size = {"width": width, "height": 640}
+            sheet = browser.new_page(viewport=size, color_scheme=scheme)
+            sheet.goto(path.as_uri())
+            for question in QUESTIONS:
+                sheet.fill("#text", question)
+                sheet.keyboard.press("Enter")
+                sheet.wait_for_selector("#send:visible")
+            sheet.fill("#text", "Where does Mia live?")
+            sheet.locator("details.step summary").first.click()
+            if theme == "dark":
+                sheet.locator("#inspect").check()
+            sheet.locator("#cut span").first.wait_for()
+            if theme == "dark":  # the token of the first answer that the model was least sure of
+                doubt = "(odds => odds.indexOf(Math.min(...odds)))(path()[1].tokens.map((t) => t.logprob))"
+                sheet.locator(".token").nth(sheet.evaluate(doubt)).hover()
+            found[f"page_{theme}.png"] = sheet.screenshot()
+            if theme == "light":
+                sheet.get_by_role("button", name="Look inside").last.click()
+                found["page_inside.png"] = sheet.locator("#inside").screenshot()
+        browser.close()
+    return found
+
+
 if __name__ == "__main__":
     figures = library_root() / "figures"
     atomic_write(figures / "pipeline.svg", pipeline())
     atomic_write(figures / "learner.svg", learner())
+    for name, picture in page().items():
+        atomic_write(figures / name, picture)

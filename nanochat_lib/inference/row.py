@@ -1,13 +1,14 @@
 # Generated from chapters/13_batching.py by `course build`; edit that file.
 """One request, and the answer in the making."""
 
+import math
 import random
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nanochat_lib.inference.calculator import calculate
@@ -15,9 +16,28 @@ from nanochat_lib.inference.sampling import check_dials
 from nanochat_lib.tokenizer.conversation import CALL_FAILED
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["MAX_CALL", "Request", "in_a_loop", "Row"]
+__all__ = ["MAX_CALL", "Guide", "Form", "Request", "in_a_loop", "Row"]
 
 MAX_CALL = 32  # tokens; the longest sum of our sample of GSM8K has 28 characters
+
+
+@runtime_checkable
+class Guide(Protocol):
+    """Follow one answer through a form; chapter `forms` has a real one."""
+
+    def allowed(self) -> Bool[Tensor, " V"]:
+        """Mark the tokens that may come next, one of them at least."""
+
+    def accept(self, token: int) -> None:
+        """Go on by a token."""
+
+
+@runtime_checkable
+class Form(Protocol):
+    """Say what an answer must be."""
+
+    def start(self) -> Guide:
+        """Return a guide for a new answer."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +68,10 @@ class Request:
     """note each token's log-probability, and so many of the likeliest; None notes nothing"""
     end_loops: bool = False
     """end an answer that repeats itself without end"""
+    form: Form | None = None
+    """what the answer must be: only tokens that can lead to it are drawn"""
+    return_calls: bool = False
+    """end the answer at a call, for somebody else to work out; False asks the calculator"""
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -84,7 +108,8 @@ class Row:
         self.logprobs: list[float] = []  # one a token, and one for the stop token if it came
         self.alternatives: list[list[tuple[int, float]]] = []  # the token itself comes first
         self.last = tokenizer.bos_id
-        self.reason: Literal["stop", "length", "loop", "cancelled"] | None = None
+        self.reason: Literal["stop", "length", "loop", "call", "cancelled"] | None = None
+        self.guide = None if request.form is None else request.form.start()
         self.n_shared = 0  # tokens of the prompt that had been read for somebody else
         self.luck = random.Random(request.seed)
         self._forced: deque[int] = deque()
@@ -124,8 +149,12 @@ class Row:
             return self.last, 1
         self.tokens.append(self.last)
         self.mask.append(mask)
+        if mask and self.guide is not None:
+            self.guide.accept(self.last)
         if mask:
             self._watch_for_tool(self.last)
+        if self.finished:  # by a call
+            return self.last, mask
         if len(self.tokens) >= self.budget:
             self.reason = "length"
         elif self.request.end_loops and in_a_loop(self.tokens):
@@ -139,6 +168,9 @@ class Row:
             self._expression = []
         elif self._expression is not None:
             ended, result = token == special("<|python_end|>"), None
+            if ended and self.request.return_calls:
+                self.reason = "call"
+                return
             if ended:
                 result = calculate(self.tokenizer.decode(self._expression))
             self._expression.append(token)
@@ -149,10 +181,12 @@ class Row:
                 self._forced.extend(answer if ended else [special("<|python_end|>"), *answer])
 
     def edit(self, logits: Float[Tensor, " V"]) -> None:
-        """Apply the request's biases and penalties to the row's logits, in place."""
+        """Apply the request's biases, penalties and form to the row's logits, in place."""
         request = self.request
         for token, bias in request.bias.items():
             logits[token] += bias
         if request.presence_penalty or request.frequency_penalty:
             for token, count in Counter(self.tokens).items():
                 logits[token] -= request.presence_penalty + count * request.frequency_penalty
+        if self.guide is not None:
+            logits.masked_fill_(~self.guide.allowed().to(logits.device), -math.inf)

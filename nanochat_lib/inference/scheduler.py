@@ -74,7 +74,7 @@ class Scheduler:
         """Let a request wait for its turn; `step` fills the row that comes back.
 
         Raises:
-            ValueError: the prompt is empty, leaves no room in the context, or holds no token.
+            ValueError: the prompt is empty, or leaves no room in the context.
         """
         length, limit = len(request.prompt), self.model.config.sequence_len
         if not 1 <= length < limit:

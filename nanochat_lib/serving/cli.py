@@ -1,16 +1,23 @@
 # Generated from chapters/19_serving.py by `course build`; edit that file.
 """The chat in the terminal: streaming text, remembering turns, finding a model."""
 
+import atexit
 import codecs
+import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from nanochat_lib.common import base_dir
 from nanochat_lib.inference.engine import Engine
+from nanochat_lib.serving.conversation import Conversation
 from nanochat_lib.serving.runs import find_run, last_stage, load_engine
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
@@ -18,14 +25,16 @@ __all__ = [
     "TOOL_MARKS",
     "CONTROL_CHARACTERS",
     "stream_text",
-    "user_turn",
-    "turns_to_drop",
-    "Conversation",
     "ChatConfig",
     "say",
     "HELP",
     "write_now",
     "answer",
+    "save",
+    "obey",
+    "read_message",
+    "remember_lines",
+    "keep_lines",
     "chat",
 ]
 
@@ -60,70 +69,6 @@ def stream_text(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
     rest = decoder.decode(b"", final=True)
     if rest:
         yield rest
-
-
-def user_turn(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Encode a user's message, up to the token that gives the word to the assistant."""
-    names = ("<|user_start|>", "<|user_end|>", "<|assistant_start|>")
-    start, end, reply = map(tokenizer.encode_special, names)
-    return [start, *tokenizer.encode(text), end, reply]
-
-
-def turns_to_drop(lengths: list[int], room: int) -> int:
-    """Count how many of the oldest turns must go so that the rest fits.
-
-    Example: lengths [30, 50, 20] -> 0 with room for 100, 1 with room for 80, 2 with room for 20.
-
-    Args:
-        lengths: tokens of each turn, oldest first; the last is the question to answer.
-        room: tokens that fit.
-
-    Raises:
-        ValueError: the last turn alone does not fit.
-    """
-    if lengths[-1] > room:
-        raise ValueError(
-            f"this message takes {lengths[-1]} tokens, there is room for {room}: make it shorter"
-        )
-    kept, total = 0, 0
-    for length in reversed(lengths):
-        total += length
-        if total > room:
-            break
-        kept += 1
-    return len(lengths) - kept
-
-
-class Conversation:
-    """Keep the turns of a chat as tokens, and forget the oldest when the context is full."""
-
-    def __init__(self, tokenizer: Tokenizer, sequence_len: int, reply_tokens: int) -> None:
-        """Start empty; keep `reply_tokens` free for the reply, at most half of `sequence_len`."""
-        self.tokenizer = tokenizer
-        self.room = sequence_len - min(reply_tokens, sequence_len // 2) - 1  # 1 for bos
-        self.turns: list[list[int]] = []
-        self.asked: list[list[int]] = []  # the turns of the last prompt; its question is the last
-        self.n_forgotten = 0
-
-    def ask(self, text: str) -> list[int]:
-        """Return the whole prompt for a question; nothing is kept or forgotten until `hear`.
-
-        Raises:
-            ValueError: the question alone is too long.
-        """
-        turns = [*self.turns, user_turn(self.tokenizer, text)]
-        self.asked = turns[turns_to_drop([len(turn) for turn in turns], self.room) :]
-        return [self.tokenizer.bos_id, *(token for turn in self.asked for token in turn)]
-
-    def hear(self, tokens: list[int]) -> None:
-        """Keep the question asked last with its answer, given without its end token."""
-        end = self.tokenizer.encode_special("<|assistant_end|>")
-        self.n_forgotten += len(self.turns) + 1 - len(self.asked)
-        self.turns = [*self.asked[:-1], [*self.asked[-1], *tokens, end]]
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.turns, self.n_forgotten = [], 0
 
 
 @dataclass(frozen=True)
@@ -184,7 +129,10 @@ def say(
     return tokens
 
 
-HELP = "/clear forgets the conversation, /help shows this, /quit leaves, Ctrl-C stops a reply\n"
+HELP = """/reset forgets the conversation, /system TEXT begins a new one with a text before its first message,
+/save FILE.jsonl adds the conversation to a file, /help shows this, /quit leaves.
+A line that ends in \\ goes on in the next; Ctrl-C stops a reply.
+"""
 write_now = partial(print, end="", flush=True)  # at once, without a line break
 
 
@@ -209,6 +157,70 @@ def answer(
         write("(the context is full: the oldest messages are forgotten)\n")
     seed = config.seed + conversation.n_forgotten + len(conversation.turns)
     conversation.hear(say(engine, prompt, config, seed, write))
+
+
+def save(conversation: Conversation, path: Path) -> int:
+    """Add a conversation to a file as one line of JSON; return the number of messages.
+
+    Raises:
+        ValueError: nothing was said, the file is of another kind, or it cannot be written.
+    """
+    messages = conversation.messages()
+    if not messages:
+        raise ValueError("nothing has been said yet")
+    if path.suffix != ".jsonl":
+        raise ValueError(f"{path}: name a file that ends in .jsonl, each /save adds a line to it")
+    try:
+        with path.expanduser().open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"messages": messages}) + "\n")
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from error
+    return len(messages)
+
+
+def obey(command: str, conversation: Conversation, write: Callable[[str], object]) -> None:
+    """Do what a line that begins with a slash says."""
+    name, _, rest = command.partition(" ")
+    rest = rest.strip()
+    if name == "/reset":
+        conversation.clear()
+        write("(forgotten)\n")
+    elif name == "/system":
+        conversation.begin(rest)
+        write("(a new conversation begins" + (", with that text)\n" if rest else ")\n"))
+    elif name == "/save" and rest:
+        write(f"({save(conversation, Path(rest))} messages added to {rest})\n")
+    else:
+        write(HELP)
+
+
+def read_message(read: Callable[[str], str]) -> str:
+    """Read a line, and further ones while it ends in a backslash."""
+    lines = [read("you: ")]
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        lines.append(read("...: "))
+    return "\n".join(lines).strip()
+
+
+def remember_lines(path: Path) -> None:
+    """Let lines be edited, and keep the last thousand in a file, where the system can."""
+    try:
+        import readline
+    except ImportError:  # Windows has its own
+        return
+    readline.set_history_length(1000)
+    for act in (readline.read_history_file, lambda name: atexit.register(keep_lines, name)):
+        with suppress(OSError):
+            act(str(path))
+
+
+def keep_lines(path: str) -> None:
+    """Write the lines that were typed; a full disk shall not spoil the goodbye."""
+    import readline
+
+    with suppress(OSError):
+        readline.write_history_file(path)
 
 
 def chat(
@@ -237,10 +249,12 @@ def chat(
     if config.prompt is not None:
         answer(engine, conversation, config.prompt, config, write)
         return 0
+    if read is input and sys.stdin.isatty():
+        remember_lines(base_dir() / "chat_history")
     write(f"{folder.name}, {stage}. {HELP}")
     while True:
         try:
-            text = read("you: ").strip()
+            text = read_message(read)
         except (EOFError, KeyboardInterrupt):
             write("\n")
             return 0
@@ -249,13 +263,10 @@ def chat(
             continue
         if text in ("/quit", "/exit"):
             return 0
-        if text == "/clear":
-            conversation.clear()
-            write("(forgotten)\n")
-        elif text.startswith("/"):
-            write(HELP)
-        elif text:
-            try:
+        try:
+            if text.startswith("/"):
+                obey(text, conversation, write)
+            elif text:
                 answer(engine, conversation, text, config, write)
-            except ValueError as error:
-                write(f"({error})\n")
+        except ValueError as error:
+            write(f"({error})\n")

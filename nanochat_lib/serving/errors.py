@@ -1,4 +1,4 @@
-# Generated from chapters/98_server.py by `course build`; edit that file.
+# Generated from chapters/98_answers.py by `course build`; edit that file.
 """Errors in the shape of OpenAI's API."""
 
 from typing import Any

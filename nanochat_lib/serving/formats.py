@@ -1,4 +1,4 @@
-# Generated from chapters/98_server.py by `course build`; edit that file.
+# Generated from chapters/98_answers.py by `course build`; edit that file.
 """Answers in the form of OpenAI's API: whole, and as a stream of events."""
 
 import json
@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from nanochat_lib.serving.errors import APIError
+from nanochat_lib.serving.prompts import CALCULATOR
 from nanochat_lib.serving.protocol import ChatRequest, CompletionRequest
 from nanochat_lib.serving.replies import Noted, Piece, Reply
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["Format", "event"]
+__all__ = ["Format", "gather", "tool_call", "event"]
 
 
 class Format:
@@ -24,6 +25,7 @@ class Format:
         self.tokenizer, self.body = tokenizer, body
         self.chat = isinstance(body, ChatRequest)
         self.kind = "chat.completion" if self.chat else "text_completion"
+        self.param = "messages" if self.chat else "prompt"
         self.id = f"{'chatcmpl' if self.chat else 'cmpl'}-{uuid.uuid4().hex[:24]}"
         self.created = int(time.time())
 
@@ -51,32 +53,22 @@ class Format:
             "top_logprobs": [{o["token"]: o["logprob"] for o in others} for _, *others in entries],
         }
 
-    def choice(self, index: int, text: str, noted: list, steps: list, reason: str | None) -> dict:
-        """Write one whole choice."""
-        choice: dict[str, Any] = {"index": index, "finish_reason": reason, "logprobs": None}
-        if noted:
-            choice["logprobs"] = self.logprobs(noted)
+    def choice(self, piece: Piece) -> dict[str, Any]:
+        """Write one whole choice, gathered into one piece."""
+        choice: dict[str, Any] = {"index": piece.index, "finish_reason": piece.reason}
+        choice["logprobs"] = self.logprobs(piece.noted) if piece.noted else None
         if not self.chat:
-            return choice | {"text": text}
-        message = {"role": "assistant", "content": text}
-        return choice | {"message": message | ({"tool_steps": steps} if steps else {})}
+            return choice | {"text": piece.text}
+        message: dict[str, Any] = {"role": "assistant", "content": piece.text}
+        if piece.steps:
+            message["tool_steps"] = piece.steps
+        if piece.call is not None:
+            message |= {"content": piece.text or None, "tool_calls": [tool_call(piece.call)]}
+        return choice | {"message": message}
 
     async def whole(self, reply: Reply) -> dict[str, Any]:
         """Gather all pieces into one answer."""
-        n = len(reply.tickets)
-        texts, noted, steps, reasons = (
-            [""] * n,
-            *([[] for _ in range(n)] for _ in range(2)),
-            [""] * n,
-        )
-        async for piece in reply.pieces():
-            texts[piece.index] += piece.text
-            steps[piece.index] += piece.steps
-            noted[piece.index] += piece.noted
-            reasons[piece.index] = piece.reason
-        choices = [
-            self.choice(i, *found) for i, found in enumerate(zip(texts, noted, steps, reasons))
-        ]
+        choices = [self.choice(piece) for piece in await gather(reply)]
         return self.frame(choices, self.kind, usage=reply.usage())
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
@@ -89,8 +81,12 @@ class Format:
         }
         if not self.chat:
             return choice | {"text": piece.text}
-        delta = {"content": piece.text} if piece.text else {}
-        return choice | {"delta": delta | ({"tool_steps": piece.steps} if piece.steps else {})}
+        delta: dict[str, Any] = {"content": piece.text} if piece.text else {}
+        if piece.steps:
+            delta["tool_steps"] = piece.steps
+        if piece.call is not None:
+            delta["tool_calls"] = [{"index": 0, **tool_call(piece.call)}]
+        return choice | {"delta": delta}
 
     async def stream(self, reply: Reply) -> AsyncIterator[str]:
         """Yield server-sent events, the last one [DONE]; an error becomes an event as well."""
@@ -114,6 +110,25 @@ class Format:
             yield event(error.body())
 
 
-def event(data: dict[str, Any]) -> str:
+async def gather(reply: Reply) -> list[Piece]:
+    """Put the pieces of each choice together."""
+    whole = [Piece(i) for i in range(len(reply.tickets))]
+    async for piece in reply.pieces():
+        choice = whole[piece.index]
+        choice.text += piece.text
+        choice.noted += piece.noted
+        choice.steps += piece.steps
+        choice.call, choice.reason = piece.call, piece.reason
+    return whole
+
+
+def tool_call(expression: str) -> dict[str, Any]:
+    """Write a call of the calculator that the caller shall answer."""
+    function = {"name": CALCULATOR, "arguments": json.dumps({"expression": expression})}
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
+
+
+def event(data: dict[str, Any], name: str | None = None) -> str:
     """Write one server-sent event."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+    line = f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+    return line if name is None else f"event: {name}\n{line}"

@@ -7,7 +7,7 @@ import hmac
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from nanochat_lib.serving.errors import APIError
-from nanochat_lib.serving.worker import Worker
+from nanochat_lib.serving.worker import Answering
 
 __all__ = ["Metrics", "given_key", "Gate"]
 
@@ -15,7 +15,7 @@ __all__ = ["Metrics", "given_key", "Gate"]
 class Metrics:
     """What the server counts, in a registry of its own."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Answering) -> None:
         """Begin at zero."""
         self.registry = CollectorRegistry()
         common = {"registry": self.registry, "namespace": "nanochat"}
@@ -25,7 +25,7 @@ class Metrics:
         self.tokens = Counter("tokens", "tokens read and written", ["kind"], **common)
         self.first = Histogram("first_token_seconds", "wait for the first token", **common)
         Gauge("waiting", "requests without a row", **common).set_function(lambda: worker.waiting)
-        Gauge("rows", "replies in the making", **common).set_function(lambda: len(worker.tickets))
+        Gauge("rows", "replies in the making", **common).set_function(lambda: worker.n_rows)
 
 
 def given_key(header: bytes) -> bytes:

@@ -1,4 +1,4 @@
-# Generated from chapters/98_server.py by `course build`; edit that file.
+# Generated from chapters/98_answers.py by `course build`; edit that file.
 """Answer one request: submit, gather the pieces, cancel what is left."""
 
 import asyncio
@@ -8,17 +8,24 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nanochat_lib.inference.row import Request
+from nanochat_lib.inference.forms import Forms
+from nanochat_lib.inference.row import Form, Request
 from nanochat_lib.serving.errors import APIError
-from nanochat_lib.serving.protocol import ChatRequest, Dials
+from nanochat_lib.serving.protocol import ChatRequest, CompletionRequest, Dials
 from nanochat_lib.serving.reply import ReplyText
-from nanochat_lib.serving.worker import Arrival, Draining, QueueFull, Worker
+from nanochat_lib.serving.worker import Answering, Arrival, Draining, NoWorker, QueueFull
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["Noted", "REASONS", "Defaults", "Piece", "make_requests", "Reply"]
+__all__ = ["Noted", "REASONS", "Defaults", "Piece", "make_requests", "asked_form", "Reply"]
 
 Noted = tuple[list[tuple[int, float]], bool]  # a token's alternatives, and whether it is a tool's
-REASONS = {"stop": "stop", "length": "length", "loop": "length", "cancelled": "stop"}
+REASONS = {
+    "stop": "stop",
+    "length": "length",
+    "loop": "length",
+    "cancelled": "stop",
+    "call": "tool_calls",
+}
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,18 @@ class Piece:
     text: str = ""
     noted: list[Noted] = field(default_factory=list)
     steps: list[dict[str, str]] = field(default_factory=list)
+    call: str | None = None  # an expression that the caller shall work out
     reason: str | None = None
 
 
 def make_requests(
-    prompt: list[int], dials: Dials, defaults: Defaults, limit: int, alternatives: int | None
+    prompt: list[int],
+    dials: Dials,
+    defaults: Defaults,
+    limit: int,
+    alternatives: int | None,
+    form: Form | None = None,
+    param: str = "prompt",
 ) -> list[Request]:
     """Make the n requests of a call.
 
@@ -51,6 +65,8 @@ def make_requests(
         defaults: what holds otherwise.
         limit: tokens of the context.
         alternatives: as in `Request`.
+        form: as in `Request`.
+        param: the field that a prompt too long stood in.
 
     Raises:
         APIError: the prompt leaves no room in the context.
@@ -61,7 +77,7 @@ def make_requests(
             f"the prompt has {len(prompt)} tokens, the context {limit}: at least one must be left "
             "for the reply; make it shorter",
             "context_length_exceeded",
-            "messages" if isinstance(dials, ChatRequest) else "prompt",
+            param,
         )
     pick = lambda value, other: other if value is None else value  # noqa: E731
     seed = pick(dials.seed, random.getrandbits(32))
@@ -80,9 +96,36 @@ def make_requests(
             dials.frequency_penalty,
             alternatives,
             end_loops=True,
+            form=form,
+            return_calls=bool(getattr(dials, "tools", [])) and dials.tool_choice != "none",
         )
         for i in range(dials.n)
     ]
+
+
+def asked_form(forms: Forms, body: ChatRequest | CompletionRequest) -> Form | None:
+    """Return the form that an answer shall have.
+
+    Raises:
+        APIError: two are asked for, or one that cannot be made.
+    """
+    chosen, asked = body.structured_outputs, getattr(body, "response_format", None)
+    asked = None if asked is None or asked.type == "text" else asked
+    name = "structured_outputs" if asked is None else "response_format"
+    if asked is not None and chosen is not None:
+        message = "give response_format or structured_outputs, not both"
+        raise APIError(400, message, "invalid_format", name)
+    try:
+        if asked is not None:
+            schema = asked.json_schema.schema_ if asked.json_schema else {"type": "object"}
+            return forms.json_schema(schema)
+        if chosen is not None:
+            return (
+                forms.regex(chosen.regex) if chosen.choice is None else forms.choice(chosen.choice)
+            )
+    except ValueError as error:
+        raise APIError(400, str(error), "invalid_format", name) from error
+    return None
 
 
 class Reply:
@@ -90,7 +133,7 @@ class Reply:
 
     def __init__(
         self,
-        worker: Worker,
+        worker: Answering,
         tokenizer: Tokenizer,
         requests: list[Request],
         stops: list[str],
@@ -106,12 +149,12 @@ class Reply:
             gone: says whether the caller has left.
 
         Raises:
-            APIError: the queue is full (429), or the server is about to stop (503).
+            APIError: the queue is full (429), the server is about to stop or nobody answers (503).
         """
         self.worker, self.requests, self.queue = worker, requests, asyncio.Queue()
         self.gone, self.started, self.first_seconds = gone, time.perf_counter(), None
         self.texts = [ReplyText(tokenizer, stops) for _ in requests]
-        self.n_tokens = 0
+        self.n_tokens, self.going = 0, set(range(len(requests)))
         try:
             self.tickets = worker.submit(requests, self.queue)
         except QueueFull:
@@ -120,6 +163,8 @@ class Reply:
         except Draining:
             message = "the server is about to stop: ask another one"
             raise APIError(503, message, "draining", Retry_After="5") from None
+        except NoWorker as error:
+            raise APIError(503, str(error), "no_worker", Retry_After="5") from None
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Yield what arrives until every choice has ended; leave no request behind.
@@ -127,19 +172,23 @@ class Reply:
         Raises:
             APIError: the engine failed.
         """
-        going = set(range(len(self.tickets)))
         try:
-            while going:
+            while self.going:
                 arrival = await self.queue.get()
                 if self.gone is not None and await self.gone():
                     return
-                if arrival.index in going:
+                if arrival.index in self.going:
                     piece = self._take(arrival)
                     if piece.reason is not None:
-                        going.discard(arrival.index)
+                        self.going.discard(arrival.index)
                     yield piece
         finally:
-            self.worker.cancel([self.tickets[i] for i in going])
+            self.close()
+
+    def close(self) -> None:
+        """Let the requests go that have not ended; calling it again does nothing."""
+        self.worker.cancel([self.tickets[i] for i in self.going])
+        self.going = set()
 
     def _take(self, arrival: Arrival) -> Piece:
         """Turn an arrival into a piece."""
@@ -156,6 +205,7 @@ class Reply:
                 piece.noted = [(arrival.alternatives, text.in_tool)]
         if arrival.reason is not None:
             piece.reason = REASONS[arrival.reason]
+            piece.call = text.call if arrival.reason == "call" else None
             piece.text += text.finish()
         if text.stopped:
             piece.reason = "stop"
@@ -166,10 +216,10 @@ class Reply:
     def usage(self) -> dict[str, Any]:
         """Count tokens, and those of the prompt that had been read for somebody else."""
         prompt = len(self.requests[0].prompt)
-        rows = [ticket.row for ticket in self.tickets if ticket.row is not None]
+        shared = self.tickets[0].n_shared  # what the others share with this one is no saving
         return {
             "prompt_tokens": prompt,
             "completion_tokens": self.n_tokens,
             "total_tokens": prompt + self.n_tokens,
-            "prompt_tokens_details": {"cached_tokens": max((r.n_shared for r in rows), default=0)},
+            "prompt_tokens_details": {"cached_tokens": shared},
         }

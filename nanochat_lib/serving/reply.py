@@ -1,4 +1,4 @@
-# Generated from chapters/98_server.py by `course build`; edit that file.
+# Generated from chapters/98_answers.py by `course build`; edit that file.
 """The text of a reply while its tokens arrive: whole characters, tool steps, stop strings."""
 
 import codecs
@@ -19,7 +19,7 @@ class ReplyText:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""  # text that may be the beginning of a stop
         self._inside: list[int] | None = None  # the tokens of a call or an output
-        self._call, self.in_tool = "", False  # whether the last token belonged to a step
+        self.call, self.in_tool = "", False  # whether the last token belonged to a step
         names = ("<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>")
         self._marks = {tokenizer.encode_special(name): name for name in names}
 
@@ -34,10 +34,10 @@ class ReplyText:
             return ""
         inside, self._inside = self.tokenizer.decode(self._inside or []), []
         if mark == "<|python_end|>":
-            self._call = inside
+            self.call = inside
         elif mark == "<|output_end|>":
             self._inside = None
-            self.steps.append({"call": self._call, "output": inside})
+            self.steps.append({"call": self.call, "output": inside})
         else:  # no character spans a tool call
             return self._release(self._decoder.decode(b"", final=True))
         return ""

@@ -5,17 +5,22 @@ import json
 import os
 import socket
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from nanochat_lib.model.gpt import GPT
+from nanochat_lib.serving.child import load_member
 from nanochat_lib.serving.one_file import inside
+from nanochat_lib.serving.pool import Pool
 from nanochat_lib.serving.replies import Defaults
-from nanochat_lib.serving.runs import find_run, last_stage, load_engine
+from nanochat_lib.serving.runs import find_run, last_stage
 from nanochat_lib.serving.server import PatientServer, ServerSettings, Service
+from nanochat_lib.serving.worker import Answering, Worker
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 from nanochat_lib.training.checkpoint import load_model
 
-__all__ = ["LOOPBACK", "LARGEST_INSIDE", "ServeConfig", "look_inside", "serve"]
+__all__ = ["LOOPBACK", "LARGEST_INSIDE", "ServeConfig", "look_inside", "make_worker", "serve"]
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 LARGEST_INSIDE = 5_000_000  # weights; a browser reads with them about 200 tokens a second
@@ -41,17 +46,30 @@ class ServeConfig:
     """replies in the making at once"""
     max_waiting: int = 64
     """requests that may wait for a row"""
+    workers: int = 1
+    """processes with an engine each, behind one queue; worker i takes GPU i where there are GPUs"""
     keep_mb: int = 256
     """memory for what past texts have left in the cache"""
     device: str = "auto"
     """auto, cpu, cuda or mps"""
 
 
-def look_inside(folder: Path, stage: str, tokenizer: Tokenizer) -> str | None:
+def look_inside(model: GPT, tokenizer: Tokenizer, name: str) -> str | None:
     """Return a model as JSON for the page's own engine; None for one that would be slow there."""
-    model, _ = load_model(folder / stage, tokenizer)
     small = model.num_params() <= LARGEST_INSIDE
-    return json.dumps(inside(model, tokenizer, folder.name)) if small else None
+    return json.dumps(inside(model, tokenizer, name)) if small else None
+
+
+def make_worker(
+    config: ServeConfig, folder: Path, stage: str, tokenizer: Tokenizer, limit: int
+) -> Answering:
+    """Make the worker, or the pool, that answers; `limit` is the model's context in tokens."""
+    rows, waiting = config.max_rows, config.max_waiting
+    about = (folder, stage, config.device, rows, config.keep_mb, config.workers)
+    if config.workers == 1:
+        return Worker(load_member(*about, 0), waiting)
+    make = partial(load_member, *about)
+    return Pool(make, config.workers, tokenizer, limit, rows, waiting)
 
 
 def serve(config: ServeConfig) -> int:
@@ -63,10 +81,15 @@ def serve(config: ServeConfig) -> int:
     Raises:
         ValueError: there is no such model, or the port is taken.
     """
+    if config.workers < 1 or config.max_rows < 1:
+        raise ValueError(
+            f"{config.workers} workers, {config.max_rows} rows: need at least 1 of each"
+        )
     folder = find_run(config.run, config.stage)
     stage = config.stage or last_stage(folder)
-    engine = load_engine(folder, stage, config.device)
-    engine.max_rows, engine.kept.room = config.max_rows, config.keep_mb * 10**6
+    tokenizer = Tokenizer.load(folder / "tokenizer")
+    model, _ = load_model(folder / stage, tokenizer)
+    worker = make_worker(config, folder, stage, tokenizer, model.config.sequence_len)
     key, loopback = os.environ.get("NANOCHAT_API_KEY"), config.host in LOOPBACK | {"::1"}
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
@@ -80,11 +103,10 @@ def serve(config: ServeConfig) -> int:
         model=folder.name,
         key=key,
         hosts=LOOPBACK if loopback else None,
-        max_waiting=config.max_waiting,
         defaults=Defaults(config.temperature, config.top_k),
-        inside=look_inside(folder, stage, engine.tokenizer),
+        inside=look_inside(model, tokenizer, folder.name),
     )
-    server = PatientServer(Service(engine, settings))
+    server = PatientServer(Service(worker, settings))
     port = listening.getsockname()[1]
     print(
         f"{folder.name}: http://{config.host}:{port}/ for people, /v1 for programs (Ctrl-C stops)",

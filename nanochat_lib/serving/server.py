@@ -1,11 +1,13 @@
 # Generated from chapters/98_server.py by `course build`; edit that file.
 """The server: OpenAI's API over HTTP."""
 
+import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -14,24 +16,28 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
-from nanochat_lib.inference.engine import Engine
+from nanochat_lib.inference.forms import Forms
 from nanochat_lib.serving.errors import APIError
 from nanochat_lib.serving.formats import Format
 from nanochat_lib.serving.gate import Gate, Metrics
 from nanochat_lib.serving.page import add_page
+from nanochat_lib.serving.prompts import check_tools, render_chat
 from nanochat_lib.serving.protocol import (
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
-    Message,
+    ResponseRequest,
     TokenizeRequest,
 )
-from nanochat_lib.serving.replies import Defaults, Reply, make_requests
-from nanochat_lib.serving.worker import Worker
+from nanochat_lib.serving.replies import Defaults, Reply, asked_form, make_requests
+from nanochat_lib.serving.responses import ResponseForm, as_chat
+from nanochat_lib.serving.worker import Answering
 
 __all__ = [
     "ServerSettings",
+    "EventStream",
     "Service",
     "create_app",
     "add_answers",
@@ -50,38 +56,38 @@ class ServerSettings:
     key: str | None = None
     hosts: frozenset[str] | None = None
     max_bytes: int = 1_000_000
-    max_waiting: int = 64
     defaults: Defaults = Defaults()
     inside: str | None = None  # the model as JSON, for the page
+
+
+class EventStream(StreamingResponse):
+    """Send server-sent events; whatever ends them, also before the first, `finish` is called."""
+
+    def __init__(self, events: AsyncIterator[str], finish: Callable[[], None]) -> None:
+        """Prepare the events; no buffer on the way shall hold them up."""
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(events, 200, headers, "text/event-stream")
+        self.finish = finish
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.finish()
 
 
 class Service:
     """Answer what the routes are asked."""
 
-    def __init__(self, engine: Engine, settings: ServerSettings) -> None:
-        """Give the engine to a worker, which does not run yet."""
-        self.settings, self.tokenizer = settings, engine.tokenizer
-        self.limit, self.most = engine.model.config.sequence_len, engine.max_rows
+    def __init__(self, worker: Answering, settings: ServerSettings) -> None:
+        """Serve what a worker, or a pool of them, answers; it is started with the application."""
+        self.settings, self.tokenizer, self.worker = settings, worker.tokenizer, worker
+        self.limit, self.most = worker.limit, worker.max_rows
         ids = range(self.tokenizer.vocab_size)
         self.pieces = [readable(self.tokenizer.decode_bytes([i])) for i in ids]
-        self.worker = Worker(engine, settings.max_waiting)
+        self.forms = Forms(worker.tokenizer)
         self.metrics = Metrics(self.worker)
-
-    def chat_prompt(self, messages: list[Message], param: str = "messages") -> list[int]:
-        """Render a chat up to the place where the assistant speaks."""
-        plain = []
-        for message in messages:
-            content = message.content
-            if isinstance(content, list) and all(part.get("type") == "text" for part in content):
-                content = "".join(str(part.get("text", "")) for part in content)
-            role = "system" if message.role == "developer" else message.role
-            plain.append({"role": role, "content": content})
-        if plain[-1]["role"] != "user":
-            raise APIError(400, "the last message must be a user's", "invalid_messages", param)
-        try:
-            return self.tokenizer.render_for_completion({"messages": plain})
-        except (ValueError, TypeError) as error:
-            raise APIError(400, str(error), "invalid_messages", param) from error
 
     def text_prompt(self, prompt: Any) -> list[int]:
         """Return the ids of a completion's prompt."""
@@ -106,9 +112,13 @@ class Service:
             raise APIError(400, message, "invalid_token", param)
 
     async def answer(
-        self, http: Request, body: ChatRequest | CompletionRequest, prompt: list[int]
+        self,
+        http: Request,
+        body: ChatRequest | CompletionRequest,
+        prompt: list[int],
+        form: Format | ResponseForm,
     ) -> Response:
-        """Answer a chat or a completion, whole or as a stream."""
+        """Answer a request, whole or as a stream, in a form."""
         if body.model != self.settings.model:
             message = f"there is no model {body.model!r} here, but {self.settings.model!r}"
             raise APIError(400, message, "model_not_found", "model")
@@ -117,28 +127,27 @@ class Service:
         self.check_tokens(body.logit_bias, "logit_bias")
         noted = body.logprobs
         if isinstance(body, ChatRequest):
+            check_tools(body.tools)
             noted = body.top_logprobs if body.logprobs else None
-        requests = make_requests(prompt, body, self.settings.defaults, self.limit, noted)
+        kept_to = await asyncio.to_thread(
+            asked_form, self.forms, body
+        )  # a large schema takes a while
+        settings = self.settings
+        about = (settings.defaults, self.limit, noted, kept_to, form.param)
+        requests = make_requests(prompt, body, *about)
         gone = None if body.stream else http.is_disconnected  # a stream notices by itself
         reply = Reply(self.worker, self.tokenizer, requests, body.stops, gone)
-        form = Format(self.tokenizer, body)
         if body.stream:
-            headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-            events = self.counted(reply, form.stream(reply))
-            return StreamingResponse(events, 200, headers, "text/event-stream")
+            return EventStream(form.stream(reply), partial(self.finish, reply))
         try:
             return JSONResponse(await form.whole(reply))
         finally:
-            self.count(reply)
+            self.finish(reply)
 
-    async def counted(self, reply: Reply, events: AsyncIterator[str]) -> AsyncIterator[str]:
-        """Pass events on, and count when they are over, in whatever way."""
-        try:
-            async for each in events:
-                yield each
-        finally:
-            await events.aclose()
-            self.count(reply)
+    def finish(self, reply: Reply) -> None:
+        """Let go of what is left of a reply, and count it."""
+        reply.close()
+        self.count(reply)
 
     def count(self, reply: Reply) -> None:
         """Note what a reply came to."""
@@ -157,7 +166,9 @@ def create_app(service: Service) -> FastAPI:
         yield
         service.worker.stop()
 
-    app, settings = FastAPI(title="nanochat", lifespan=lifespan), service.settings
+    # Without FastAPI's own pages on the API: they load their scripts from somebody else's server.
+    pages = {"docs_url": None, "redoc_url": None}
+    app, settings = FastAPI(title="nanochat", lifespan=lifespan, **pages), service.settings
     add_answers(app, service)
     add_information(app, service)
     add_page(app, settings.inside)
@@ -172,16 +183,24 @@ def add_answers(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/chat/completions")
     async def chat_completions(http: Request, body: ChatRequest) -> Response:
-        return await service.answer(http, body, service.chat_prompt(body.messages))
+        prompt = render_chat(service.tokenizer, body.messages)
+        return await service.answer(http, body, prompt, Format(service.tokenizer, body))
 
     @app.post("/v1/completions")
     async def completions(http: Request, body: CompletionRequest) -> Response:
-        return await service.answer(http, body, service.text_prompt(body.prompt))
+        prompt = service.text_prompt(body.prompt)
+        return await service.answer(http, body, prompt, Format(service.tokenizer, body))
+
+    @app.post("/v1/responses")
+    async def responses(http: Request, body: ResponseRequest) -> Response:
+        chat = as_chat(body)
+        prompt = render_chat(service.tokenizer, chat.messages, "input")
+        return await service.answer(http, chat, prompt, ResponseForm(body))
 
     @app.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> dict:
         if body.messages is not None:
-            tokens = service.chat_prompt(body.messages)
+            tokens = render_chat(service.tokenizer, body.messages)
         else:
             tokens = service.tokenizer.encode(body.prompt)
         pieces = [service.pieces[token] for token in tokens]

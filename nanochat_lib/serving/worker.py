@@ -1,15 +1,28 @@
-# Generated from chapters/98_server.py by `course build`; edit that file.
+# Generated from chapters/98_answers.py by `course build`; edit that file.
 """The thread that owns the engine: requests in, tokens out."""
 
 import asyncio
 import threading
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from nanochat_lib.inference.engine import Engine
 from nanochat_lib.inference.row import Request, Row
+from nanochat_lib.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["QueueFull", "Draining", "Arrival", "Ticket", "Worker", "put_all"]
+__all__ = [
+    "QueueFull",
+    "Draining",
+    "NoWorker",
+    "Arrival",
+    "Ticket",
+    "Answering",
+    "Worker",
+    "arrival",
+    "post",
+    "put_all",
+]
 
 
 class QueueFull(Exception):
@@ -18,6 +31,10 @@ class QueueFull(Exception):
 
 class Draining(Exception):
     """No new requests: the server is about to stop."""
+
+
+class NoWorker(Exception):
+    """Nobody is there to answer."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,45 @@ class Ticket:
     loop: asyncio.AbstractEventLoop
     row: Row | None = None
     left: bool = field(default=False)
+    n_shared: int = 0  # tokens of the prompt that had been read for somebody else
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """Say what a server asks of those who answer: a worker does, and so does a pool of them."""
+
+    max_waiting: int
+    draining: bool
+    tokenizer: Tokenizer
+    limit: int  # tokens of the context
+    max_rows: int
+
+    @property
+    def waiting(self) -> int:
+        """Count the requests that have no row yet."""
+
+    @property
+    def idle(self) -> bool:
+        """Say whether nobody waits for anything."""
+
+    @property
+    def n_rows(self) -> int:
+        """Count the replies in the making."""
+
+    def submit(self, requests: list[Request], queue: asyncio.Queue) -> list[Ticket]:
+        """Take some requests of one caller, all or none."""
+
+    def cancel(self, tickets: list[Ticket]) -> None:
+        """Let requests go."""
+
+    def start(self) -> None:
+        """Begin to work."""
+
+    def stop(self) -> None:
+        """End soon."""
+
+    def is_alive(self) -> bool:
+        """Say whether requests would be answered."""
 
 
 class Worker(threading.Thread):
@@ -52,6 +108,8 @@ class Worker(threading.Thread):
         """Keep the engine; nobody else may touch it from now on."""
         super().__init__(daemon=True, name="engine")
         self.engine, self.max_waiting = engine, max_waiting
+        self.tokenizer, self.max_rows = engine.tokenizer, engine.max_rows
+        self.limit = engine.model.config.sequence_len
         self.draining = self.stopping = False
         self.tickets: dict[int, Ticket] = {}  # by the identity of the row
         self.inbox: deque[Ticket] = deque()
@@ -67,6 +125,11 @@ class Worker(threading.Thread):
     def idle(self) -> bool:
         """Say whether nobody waits for anything."""
         return not self.inbox and not self.tickets
+
+    @property
+    def n_rows(self) -> int:
+        """Count the replies in the making."""
+        return len(self.tickets)
 
     def submit(self, requests: list[Request], queue: asyncio.Queue) -> list[Ticket]:
         """Take some requests of one caller, all or none; what arrives for them goes into the queue.
@@ -125,7 +188,7 @@ class Worker(threading.Thread):
         try:
             ticket.row = self.engine.submit(ticket.request)
         except ValueError as error:
-            self._post([(ticket, Arrival(ticket.index, error=str(error)))])
+            post([(ticket, Arrival(ticket.index, error=str(error)))])
             return
         self.tickets[id(ticket.row)] = ticket
 
@@ -141,12 +204,11 @@ class Worker(threading.Thread):
             ticket = self.tickets.get(id(row))
             if ticket is None:
                 continue
-            alternatives = row.alternatives[-1] if row.alternatives and not row.stopped else None
-            kept = None if row.stopped else token
-            news.append((ticket, Arrival(ticket.index, kept, alternatives, row.reason)))
+            ticket.n_shared = row.n_shared
+            news.append((ticket, arrival(row, token, ticket.index)))
             if row.finished:
                 del self.tickets[id(row)]
-        self._post(news)
+        post(news)
 
     def _fail(self, message: str) -> None:
         """Tell everybody that something went wrong, and empty the engine."""
@@ -157,16 +219,23 @@ class Worker(threading.Thread):
             self.engine.cancel(ticket.row)
         self.tickets.clear()
         self.engine.reset()
-        self._post([(ticket, Arrival(ticket.index, error=message)) for ticket in lost])
+        post([(ticket, Arrival(ticket.index, error=message)) for ticket in lost])
 
-    def _post(self, news: list[tuple[Ticket, Arrival]]) -> None:
-        """Put arrivals into their queues, in the thread that the queues belong to."""
-        for loop in {ticket.loop for ticket, _ in news}:
-            batch = [(t.queue, arrival) for t, arrival in news if t.loop is loop]
-            try:
-                loop.call_soon_threadsafe(put_all, batch)
-            except RuntimeError:  # the loop is closed: nobody is there any more
-                pass
+
+def arrival(row: Row, token: int, index: int) -> Arrival:
+    """Describe what a step brought to a row."""
+    alternatives = row.alternatives[-1] if row.alternatives and not row.stopped else None
+    return Arrival(index, None if row.stopped else token, alternatives, row.reason)
+
+
+def post(news: list[tuple[Ticket, Arrival]]) -> None:
+    """Put arrivals into their queues, in the thread that the queues belong to."""
+    for loop in {ticket.loop for ticket, _ in news}:
+        batch = [(ticket.queue, found) for ticket, found in news if ticket.loop is loop]
+        try:
+            loop.call_soon_threadsafe(put_all, batch)
+        except RuntimeError:  # the loop is closed: nobody is there any more
+            pass
 
 
 def put_all(batch: list[tuple[asyncio.Queue, Arrival]]) -> None:

@@ -10,6 +10,7 @@ from chained import ALPHABET, SPECIAL, TOKENIZER
 from nanochat_lib.inference.engine import Engine
 from nanochat_lib.model.gpt import GPT, GPTConfig
 from nanochat_lib.serving.server import PatientServer, ServerSettings, Service
+from nanochat_lib.serving.worker import Answering, Worker
 
 JSON = {"Content-Type": "application/json"}
 
@@ -43,11 +44,19 @@ class Running:
     """A server on a port of its own."""
 
     def __init__(
-        self, seconds: float = 0.0, max_rows: int = 8, model: GPT | None = None, **settings
+        self,
+        seconds: float = 0.0,
+        max_rows: int = 8,
+        model: GPT | None = None,
+        max_waiting: int = 64,
+        worker: Answering | None = None,
+        **settings,
     ) -> None:
-        model = model or ScriptedGPT(seconds)
-        engine = Engine(model, TOKENIZER, max_rows=max_rows, keep_bytes=10**6)
-        self.service = Service(engine, ServerSettings(model="tiny", **settings))
+        engine = Engine(
+            model or ScriptedGPT(seconds), TOKENIZER, max_rows=max_rows, keep_bytes=10**6
+        )
+        worker = worker or Worker(engine, max_waiting)
+        self.service = Service(worker, ServerSettings(model="tiny", **settings))
         self.server = PatientServer(self.service, port=0)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
 

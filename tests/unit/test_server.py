@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import re
 import signal
@@ -21,6 +22,7 @@ from running import JSON, Running
 
 from nanochat_lib.model.gpt import GPT, GPTConfig
 from nanochat_lib.serving.reply import ReplyText
+from nanochat_lib.serving.server import create_app
 from nanochat_lib.training.checkpoint import save_checkpoint
 
 
@@ -176,8 +178,11 @@ WRONG = {
     "too hot": ({"temperature": 3}, "temperature"),
     "not a number": ({"temperature": float("nan")}, "temperature"),
     "no such token": ({"logit_bias": {"9999": 1}}, "9999"),
-    "tools": ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-    "JSON": ({"response_format": {"type": "json_object"}}, "response_format"),
+    "tools": (
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        "trained with one tool",
+    ),
+    "JSON": ({"response_format": {"type": "xml"}}, "response_format"),
     "unknown field": ({"temprature": 1}, "temprature"),
     "empty stop": ({"stop": ""}, "stop"),
     "max_tokens": ({"max_tokens": 0}, "max_tokens"),
@@ -486,3 +491,28 @@ def test_a_prompt_that_is_too_long_is_named(server):
     body = {"model": "tiny", "prompt": "a" * 300}
     error = httpx.post(f"{server.url}/v1/completions", json=body).json()["error"]
     assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
+
+
+def test_a_client_who_leaves_before_the_first_event_leaves_nothing_behind():
+    with Running(seconds=0.05) as server:
+        app = create_app(server.service)
+        body = json.dumps(hello(stream=True)).encode()
+        sent = iter([{"type": "http.request", "body": body}, {"type": "http.disconnect"}])
+
+        async def receive():
+            return next(sent)
+
+        async def send(message):
+            raise OSError("the client has gone")
+
+        headers = [(b"content-type", b"application/json"), (b"host", b"x")]
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/chat/completions",
+            "headers": headers,
+        }
+        scope |= {"query_string": b"", "http_version": "1.1", "asgi": {"version": "3.0"}}
+        with contextlib.suppress(Exception):
+            asyncio.run(app(scope, receive, send))
+        server.wait_until_idle(0.5)  # the whole answer would take 1.3 seconds

@@ -16,14 +16,15 @@ from nanochat_lib.common import base_dir
 from nanochat_lib.inference.engine import Engine
 from nanochat_lib.model.gpt import GPT, GPTConfig
 from nanochat_lib.serving import cli
-from nanochat_lib.serving.cli import (
-    ChatConfig,
+from nanochat_lib.serving.cli import ChatConfig, chat, keep_lines, remember_lines, stream_text
+from nanochat_lib.serving.conversation import (
     Conversation,
-    chat,
-    stream_text,
+    reply_parts,
     turns_to_drop,
+    user_turn,
 )
 from nanochat_lib.serving.runs import find_run
+from nanochat_lib.tasks.custom_json import CustomJSON
 from nanochat_lib.tokenizer.tokenizer import Tokenizer
 from nanochat_lib.training.checkpoint import latest_checkpoint, save_checkpoint
 
@@ -162,7 +163,7 @@ def test_session_remembers_clears_and_forgets(scripted):
     lines = [
         "one",
         "two",
-        "/clear",
+        "/reset",
         "three",
         "/help",
         "/nonsense",
@@ -180,9 +181,71 @@ def test_session_remembers_clears_and_forgets(scripted):
         and "ok<|assistant_end|>" in read[1]
     )
     assert "one" not in read[2] and len(read) == 5
-    assert written.count("/clear forgets") == 3 and written.count("(forgotten)") == 1
+    assert written.count("/reset forgets") == 3 and written.count("(forgotten)") == 1
     assert "takes 102 tokens" in written and "the oldest messages are forgotten" in written
     assert written.endswith("ok\n\n")  # Ctrl-D ends on a fresh line
+
+
+def test_a_system_message_stays_when_turns_are_forgotten(scripted):
+    engine = ScriptedEngine(TOKENIZER.encode("ok"), sequence_len=96)
+    lines = ["/system Be brief.", "one", *["q" * 18] * 3, "/reset", "two", "/system", "three"]
+    written = scripted(engine, [*lines, "/system " + "x" * 60, "four"], max_tokens=10)
+    read = [TOKENIZER.decode(prompt) for prompt in engine.prompts]
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "one"}]
+    assert engine.prompts[0] == TOKENIZER.render_for_completion({"messages": messages})
+    opening = "<|bos|><|user_start|>Be brief.\n\n"
+    assert all(text.startswith(opening) for text in read[:5]) and "one" not in read[3]
+    assert "brief" not in read[5] and "three" in read[6] and "four" in read[6]
+    assert "takes 62 tokens, it may take 42" in written and len(engine.prompts) == 7
+
+
+def test_a_saved_conversation_can_be_trained_on(scripted, tmp_path):
+    marks = ["<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>"]
+    start, end, out, closed = map(SPECIAL, marks)
+    reply = [*b"It is ", start, *b"6*7", end, out, *b"42", closed, *b"42"]
+    path = tmp_path / "a b.jsonl"
+    lines = ["/save x.jsonl", "6*7?", "and you?", f"/save {path}", "/reset", "/system Hi.", "hi"]
+    wrong = [f"/save {tmp_path / 'notes.txt'}", f"/save {tmp_path / 'no/folder.jsonl'}", "/save"]
+    written = scripted(ScriptedEngine(reply, 256), [*lines, f"/save {path}", *wrong])
+    first, second = CustomJSON(path)
+    parts = [("text", "It is "), ("python", "6*7"), ("python_output", "42"), ("text", "42")]
+    assert [(p["type"], p["text"]) for p in first["messages"][1]["content"]] == parts
+    assert [message["role"] for message in first["messages"]] == ["user", "assistant"] * 2
+    assert second["messages"][0] == {"role": "system", "content": "Hi."}
+    assert "nothing has been said yet" in written and "4 messages added" in written
+    assert "ends in .jsonl" in written and "cannot write" in written
+    assert [path] == list(tmp_path.iterdir())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 264), max_size=30))
+def test_any_reply_has_parts(tokens):
+    parts = reply_parts(TOKENIZER, tokens)
+    names = {"<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>"}
+    plain = [token for token in tokens if token not in map(SPECIAL, names)]
+    if TOKENIZER.decode(plain).isascii():
+        assert "".join(part["text"] for part in parts) == TOKENIZER.decode(plain)
+
+
+def test_a_message_may_have_several_lines(scripted):
+    engine = ScriptedEngine(TOKENIZER.encode("ok"))
+    scripted(engine, ["one\\", "two\\", "", "three"])
+    read = [TOKENIZER.decode(prompt) for prompt in engine.prompts]
+    assert "<|user_start|>one\ntwo<|user_end|>" in read[0] and "three" in read[1]
+
+
+def test_typed_lines_are_remembered_until_the_next_chat(tmp_path):
+    readline = pytest.importorskip("readline")
+    path = tmp_path / "chat_history"
+    path.write_text("an old line\n", encoding="utf-8")
+    readline.clear_history()
+    remember_lines(path)
+    readline.add_history("a new line")
+    keep_lines(str(path))
+    assert path.read_text(encoding="utf-8").split("\n")[-3:] == ["an old line", "a new line", ""]
+    readline.clear_history()
+    remember_lines(tmp_path / "none yet")
+    assert readline.get_current_history_length() == 0
 
 
 def test_ctrl_c_stops_the_reply_and_keeps_what_was_said(scripted):
@@ -254,7 +317,7 @@ def test_an_answer_that_fails_leaves_no_question_behind(settings):
         with pytest.raises(ValueError):
             cli.answer(engine, conversation, "hi", ChatConfig(**settings), lambda text: None)
     assert conversation.turns == [] and conversation.n_forgotten == 0
-    whole = [TOKENIZER.bos_id, *cli.user_turn(TOKENIZER, "hi")]
+    whole = [TOKENIZER.bos_id, *user_turn(TOKENIZER, "hi")]
     assert conversation.ask("hi") == whole
 
 
