@@ -153,8 +153,8 @@ assert plain.tolist() == [0.0, -1.0] == torch.view_as_real(turned).tolist()
 #
 # And the bytes have an order. The processor's library multiplies tiles of a weight at a time, and wants each tile in
 # one piece. For one row it reads the weight as it lies; for several, `F.linear` rearranges the weight first, *in every
-# call*, which takes longer than the product. `torch.compile` arranges the weights once, with two operators that one
-# can call without it. Company then costs next to nothing:
+# call*, and that time is lost. `torch.compile` arranges the weights once, with two operators that one
+# can call without it. Company then costs little:
 
 # %%
 weight = torch.randn(3072, 768).bfloat16()

@@ -288,7 +288,7 @@ print(javascript_pattern(SPLIT_PATTERN))
 # %% [markdown]
 # ## The engine
 #
-# `web/engine.js` is the rest: some 400 lines that begin with the tokenizer and end with a server inside the page,
+# `web/engine.js` is the rest: some 450 lines that begin with the tokenizer and end with a server inside the page,
 # which answers the routes that the page would ask of `nanochat serve`. So the page is the same one, and asks
 # whoever is there. In the middle stands the model. Here is its attention, a loop over heads and a loop over
 # what was read, without a matrix in sight:
@@ -500,7 +500,7 @@ assert record["equal_answers"] >= record["questions"] - 1
 # ## Recap
 #
 # Weights in bytes, with a step for each row, answer as the exact ones do, and a quarter of the space is
-# enough. A model is its numbers and some four hundred lines that anybody can write again in another
+# enough. A model is its numbers and some four hundred and fifty lines that anybody can write again in another
 # language; tests of agreement, not faith, say that the two are one. And what a page may do, it can promise in a
 # line that the browser enforces.
 #

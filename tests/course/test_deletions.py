@@ -38,6 +38,9 @@ PROOFS = {
     "nanochat_lib/data/parquet.py": {
         "os.replace(temporary, path)": "write_shards calls it in a folder that it just made",
     },
+    "nanochat_lib/serving/hugging_face.py": {
+        "os.replace(whole, folder)": "folder was not there; one with files would refuse",
+    },
     "nanochat_lib/course/builder.py": {
         "(root / name).unlink()": "generated.json has it, and obstacles() found its hash unchanged",
         "(root / name).parent.rmdir()": "only where nothing is left in it",
